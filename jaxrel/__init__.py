@@ -1,0 +1,44 @@
+"""jaxrel: synthetic relational databases as pure functions of a PRNG key."""
+
+from jaxrel import presets as presets
+from jaxrel._version import __version__ as __version__
+from jaxrel.database import sample_database as sample_database
+from jaxrel.kernel import simulate as simulate
+from jaxrel.links import sample_links as sample_links
+from jaxrel.prior import Prior as Prior
+from jaxrel.prior import Range as Range
+from jaxrel.prior import Weights as Weights
+from jaxrel.prior import capacity_for as capacity_for
+from jaxrel.prior import check as check
+from jaxrel.random import STREAM_VERSION as STREAM_VERSION
+from jaxrel.schema import sample_schema as sample_schema
+from jaxrel.scm import sample_scm as sample_scm
+from jaxrel.types import SCM as SCM
+from jaxrel.types import Capacity as Capacity
+from jaxrel.types import Database as Database
+from jaxrel.types import Kind as Kind
+from jaxrel.types import Links as Links
+from jaxrel.types import Schema as Schema
+
+_HOST = {  # imported when first asked for: the device side needs neither pandas nor pyarrow nor networkx
+    "generate": "jaxrel.engine",
+    "read_sql": "jaxrel.sql",
+    "to_arrow": "jaxrel.convert",
+    "to_networkx": "jaxrel.convert",
+    "to_pandas": "jaxrel.convert",
+    "validate": "jaxrel.validate",
+    "write_plain": "jaxrel.relbench",
+    "write_relbench": "jaxrel.relbench",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOST:
+        import importlib
+
+        return getattr(importlib.import_module(_HOST[name]), name)
+    raise AttributeError(f"module 'jaxrel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOST])

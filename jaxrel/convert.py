@@ -1,0 +1,289 @@
+"""Databases as Arrow tables, pandas frames and networkx graphs: padding removed, types kept, no loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from jaxrel.catalog import Catalog, ColumnWords, TableWords
+from jaxrel.errors import UserError
+from jaxrel.random import named_key
+from jaxrel.registry import FAMILIES
+from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, NodeKind
+
+if TYPE_CHECKING:  # both load slowly, and writing files needs neither
+    import networkx as nx
+    import pandas as pd
+
+__all__ = ["key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
+
+_KEY_TYPES = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
+
+
+def to_arrow(db: Database, catalog: Catalog | None = None, *, surrogate: bool = False) -> dict[str, pa.Table]:
+    """Convert a database to Arrow tables.
+
+    Keys are row indices 0…n-1. Where the catalog was read from SQL, tables have exactly the declared columns instead, in their order:
+    integer keys run from 1 and natural keys are written as text.
+
+    Args:
+        db: one database, without a batch axis.
+        catalog: its words; None stands for `Catalog.default`.
+        surrogate: keep row indices as keys with SQL too; natural keys become feature columns beside them.
+
+    Returns:
+        Table by name, parents first.
+
+    Raises:
+        UserError: if the database has a batch axis, or the catalog describes another schema.
+    """
+    catalog = words_of(db, catalog)
+    return {words.name: table for words, table in _tables(db, catalog, bool(catalog.sql) and not surrogate)}
+
+
+def to_pandas(db: Database, catalog: Catalog | None = None, *, surrogate: bool = False) -> dict[str, pd.DataFrame]:
+    """Convert a database to data frames; integers and booleans with missing values take pandas' nullable types.
+
+    Args:
+        db: one database, without a batch axis.
+        catalog: its words; None stands for `Catalog.default`.
+        surrogate: as in `to_arrow`.
+
+    Returns:
+        Data frame by table name, parents first.
+
+    Raises:
+        UserError: as `to_arrow` does.
+    """
+    import pandas as pd
+
+    nullable: dict[pa.DataType, Any] = {
+        pa.bool_(): pd.BooleanDtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+    }
+
+    def frame(table: pa.Table) -> pd.DataFrame:
+        columns = zip(table.column_names, table.columns, strict=True)
+        return pd.DataFrame({name: x.to_pandas(types_mapper=nullable.get if x.null_count else None) for name, x in columns})
+
+    return {name: frame(table) for name, table in to_arrow(db, catalog, surrogate=surrogate).items()}
+
+
+def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.DiGraph]:
+    """Convert the structure of a database to graphs.
+
+    Args:
+        db: one database, without a batch axis; values are not read.
+        catalog: its words; None stands for `Catalog.default`.
+
+    Returns:
+        ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
+        ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
+        noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
+        table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
+
+    Raises:
+        UserError: as `to_arrow` does.
+    """
+    import networkx as nx
+
+    catalog = words_of(db, catalog)
+    schema = nx.DiGraph()
+    fk_parent, row_count = np.asarray(db.schema.fk_parent), np.asarray(db.schema.row_count)
+    is_activity, has_time = np.asarray(db.schema.is_activity), np.asarray(db.schema.has_time)
+    for t, words in enumerate(catalog.tables):
+        schema.add_node(t, name=words.name, rows=int(row_count[t]), activity=bool(is_activity[t]), time=bool(has_time[t]))
+    for t, words in enumerate(catalog.tables):
+        for k, fk in enumerate(words.foreign_keys):
+            parent = int(fk_parent[t, k])
+            names = schema.edges[parent, t]["foreign_keys"] if schema.has_edge(parent, t) else ()
+            schema.add_edge(parent, t, foreign_keys=(*names, fk.name))
+    return {"schema": schema} if db.scm is None else {"schema": schema, "scm": _scm_graph(db, catalog)}
+
+
+def key_text_column(words: TableWords) -> str:
+    """Name of the feature column that keeps a natural primary key beside its surrogate."""
+    taken = {words.primary_key, words.time_column, *(c.name for c in words.columns), *(fk.name for fk in words.foreign_keys)}
+    name = f"{words.primary_key}_text"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph:
+    import networkx as nx
+
+    scm = db.scm
+    assert scm is not None
+    graph = nx.DiGraph()
+    node = {name: np.asarray(getattr(scm, f"node_{name}")) for name in ("count", "kind", "classes", "width", "noise")}
+    edge = {name: np.asarray(getattr(scm, f"edge_{name}")) for name in ("start", "parent", "family", "scale", "layers", "hidden")}
+    column_node, export_node = np.asarray(scm.column_node), np.asarray(scm.export_node)
+    gather_fk, gather_export, fk_parent = np.asarray(scm.gather_fk), np.asarray(scm.gather_export), np.asarray(db.schema.fk_parent)
+    for t, words in enumerate(catalog.tables):
+        observed: dict[int, list[str]] = {}
+        for column, n in zip(words.columns, column_node[t].tolist(), strict=False):
+            observed.setdefault(n, []).append(column.name)
+        for n in range(int(node["count"][t])):
+            graph.add_node(
+                (t, n),
+                table=words.name,
+                kind=NodeKind(node["kind"][t, n]).name.lower(),
+                classes=int(node["classes"][t, n]),
+                width=int(node["width"][t, n]),
+                noise=float(node["noise"][t, n]),
+                columns=tuple(observed.get(n, ())),
+            )
+    for t, words in enumerate(catalog.tables):
+        for n in range(int(node["count"][t])):
+            if node["kind"][t, n] == NodeKind.GATHER:
+                k = int(gather_fk[t, n])
+                parent = int(fk_parent[t, k])
+                cause = (parent, int(export_node[parent, gather_export[t, n]]))
+                graph.add_edge(cause, (t, n), foreign_key=k, name=words.foreign_keys[k].name)
+            for e in range(int(edge["start"][t, n]), int(edge["start"][t, n + 1])):
+                graph.add_edge(
+                    (t, int(edge["parent"][e])),
+                    (t, n),
+                    family=FAMILIES[int(edge["family"][e])],
+                    scale=float(edge["scale"][e]),
+                    layers=int(edge["layers"][e]),
+                    hidden=int(edge["hidden"][e]),
+                )
+    return graph
+
+
+def words_of(db: Database, catalog: Catalog | None) -> Catalog:
+    """The catalog of one database, in which every table, column, key and label has its word.
+
+    Args:
+        db: to be named.
+        catalog: its words; None stands for `Catalog.default`.
+
+    Returns:
+        The catalog.
+
+    Raises:
+        UserError: if the database has a batch axis, or the catalog describes another schema.
+    """
+    schema = db.schema
+    if np.ndim(schema.table_count) != 0:
+        shape = np.shape(schema.table_count)
+        raise UserError(f"db: a batch of shape {shape} where one database is expected; take one with jax.tree.map(lambda x: x[0], db)")
+    if catalog is None:
+        return Catalog.default(schema)
+    if len(catalog.tables) != int(schema.table_count):
+        raise UserError(f"catalog: names {len(catalog.tables)} tables, but the schema has {int(schema.table_count)}; use its own catalog")
+    column_count, fk_parent = np.asarray(schema.column_count), np.asarray(schema.fk_parent)
+    classes = np.asarray(schema.column_classes)
+    for t, words in enumerate(catalog.tables):
+        parents = [catalog.tables[p].name for p in fk_parent[t] if p != NO_TABLE]
+        if len(words.columns) != column_count[t] or [fk.parent for fk in words.foreign_keys] != parents:
+            raise UserError(f"catalog: the columns or keys of table {words.name} are not those of the schema; use its own catalog")
+        for c, column in enumerate(words.columns):
+            if column.kind == Kind.CATEGORICAL and len(column.vocabulary) < classes[t, c]:
+                raise UserError(
+                    f"catalog: {words.name}.{column.name} has {len(column.vocabulary)} labels for {classes[t, c]} categories; add labels"
+                )
+    return catalog
+
+
+def _tables(db: Database, catalog: Catalog, plain: bool) -> Iterator[tuple[TableWords, pa.Table]]:
+    """Each table with its words; ``plain``: exactly what SQL declared."""
+    schema = db.schema
+    row_offset, row_count = np.asarray(schema.row_offset).tolist(), np.asarray(schema.row_count).tolist()
+    values, missing, time = np.asarray(db.values), np.asarray(db.missing), np.asarray(db.time)
+    parent_row, fk_parent = np.asarray(db.links.parent_row), np.asarray(schema.fk_parent)
+    key, ids = jnp.asarray(schema.key), jnp.asarray(schema.table_id)
+    rendered = any(c.type or c.kind >= Kind.TEXT for t in catalog.tables for c in t.columns)
+    column_key = np.asarray(named_key(key, "render", ids[:, None], jnp.asarray(schema.column_id))) if rendered else None
+    natural: dict[int, pa.Array] = {}
+    for t, words in enumerate(catalog.tables):
+        if words.primary_key is not None and words.primary_key_kind != Kind.INTEGER:
+            from jaxrel.render import render_key
+
+            natural[t] = render_key(words, np.arange(row_count[t], dtype=np.int64), np.asarray(named_key(key, "render", ids[t])))
+
+    def key_type(t: int) -> pa.DataType:
+        return _KEY_TYPES.get(catalog.tables[t].primary_key_type, pa.int64()) if plain else pa.int64()
+
+    for t, words in enumerate(catalog.tables):
+        n, rows = row_count[t], slice(row_offset[t], row_offset[t] + row_count[t])
+        arrays: dict[str, pa.Array] = {}
+        if words.primary_key is not None:
+            if plain and t in natural:
+                arrays[words.primary_key] = natural[t]
+            else:
+                arrays[words.primary_key] = _integer_keys(np.arange(n), None, key_type(t), plain, words.name)
+        for k, fk in enumerate(words.foreign_keys):
+            row, parent = parent_row[k, rows], int(fk_parent[t, k])
+            null = row == NO_ROW
+            if plain and parent in natural:
+                arrays[fk.name] = natural[parent].take(_masked(row.astype(np.int64), null))
+            else:
+                arrays[fk.name] = _integer_keys(row, null, key_type(parent), plain, fk.parent)
+        if words.time_column is not None:
+            arrays[words.time_column] = _times(time[rows], plain and words.time_kind == Kind.DATE)
+        if not plain and t in natural:
+            arrays[key_text_column(words)] = natural[t]
+        for c, column in enumerate(words.columns):
+            if column.type or column.kind >= Kind.TEXT:
+                assert column_key is not None
+                arrays[column.name] = _rendered(column, values[c, rows], missing[c, rows], column_key[t, c], plain)
+            else:
+                arrays[column.name] = _column(column, values[c, rows], missing[c, rows])
+        order = words.order if plain and words.order else tuple(arrays)
+        yield words, pa.table({name: arrays[name] for name in order})
+
+
+def _masked(values: np.ndarray, missing: np.ndarray | None) -> pa.Array:
+    return pa.array(values, mask=missing if missing is not None and missing.any() else None)
+
+
+def _integer_keys(row: np.ndarray, null: np.ndarray | None, kind: pa.DataType, plain: bool, table: str) -> pa.Array:
+    """Row indices as keys: from 1 where SQL declared them, else from 0."""
+    keys = row.astype(np.int64) + int(plain)
+    if keys.size and keys.max() > np.iinfo(kind.to_pandas_dtype()).max:
+        raise UserError(f"table {table}: a key of type {kind} cannot number {keys.max()} rows; declare a wider type or ask for fewer rows")
+    return _masked(keys.astype(kind.to_pandas_dtype()), null)
+
+
+def _times(seconds: np.ndarray, is_date: bool) -> pa.Array:
+    """Seconds since 1970 as timestamps, or as days."""
+    if is_date:
+        return pa.array((seconds // 86_400).astype(np.int32)).view(pa.date32())
+    return pa.array(seconds.astype(np.int64) * 1_000_000).view(pa.timestamp("us"))
+
+
+def _column(column: ColumnWords, values: np.ndarray, missing: np.ndarray) -> pa.Array:
+    """A feature column that no SQL declared."""
+    match column.kind:
+        case Kind.CATEGORICAL:
+            codes = _masked(values.astype(np.int32), missing)
+            return pa.DictionaryArray.from_arrays(codes, pa.array(column.vocabulary, pa.string()))
+        case Kind.BOOLEAN:
+            return _masked(values > 0.5, missing)
+        case Kind.INTEGER:
+            return _masked(np.rint(values).astype(np.int64), missing)
+        case Kind.TIMESTAMP:
+            return _masked(np.rint(values).astype(np.int64) * 1_000_000, missing).view(pa.timestamp("us"))
+        case Kind.DATE:
+            return _masked(np.rint(values).astype(np.int32), missing).view(pa.date32())
+        case _:
+            return _masked(values, missing)
+
+
+def _rendered(column: ColumnWords, values: np.ndarray, missing: np.ndarray, key: np.ndarray, plain: bool) -> pa.Array:
+    """A declared column; beside surrogate keys in the types that RelBench's clients read: decimals as doubles, dates as timestamps."""
+    from jaxrel.render import render_column
+
+    array = render_column(column, values, missing, key)
+    if not plain and pa.types.is_decimal(array.type):
+        return array.cast(pa.float64())
+    return array.cast(pa.timestamp("us")) if not plain and pa.types.is_date(array.type) else array

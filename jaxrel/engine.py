@@ -1,0 +1,363 @@
+"""The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
+
+The caller's thread keeps the books. One thread computes database i + 1 on the device while writer threads bring database i to disk;
+the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone: never of
+its neighbours, of the range that a run was asked for, or of what was resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrel import files, presets
+from jaxrel._version import __version__
+from jaxrel.catalog import Catalog
+from jaxrel.database import sample_database
+from jaxrel.errors import UserError
+from jaxrel.kernel import simulate
+from jaxrel.links import sample_links
+from jaxrel.prior import Prior, capacity_for, check
+from jaxrel.programs import compile_or_load
+from jaxrel.random import STREAM_VERSION, named_key, reduce_key
+from jaxrel.scm import sample_scm
+from jaxrel.types import Capacity, Database, Schema
+
+__all__ = ["FORMATS", "Report", "Source", "generate"]
+
+FORMATS = ("relbench", "plain")
+Source = presets.Preset | tuple[Prior, Capacity] | tuple[Schema, Catalog]
+_MOST_SEEDS = 1 << 32  # a seed is one key word
+_MOST_INDICES = 1 << 31  # an index is folded in as a non-negative int32
+_TICK = 0.5  # seconds between two looks of the progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a run has done so far; at its end, what it did.
+
+    Attributes:
+        databases: asked for.
+        written: computed and brought to disk.
+        skipped: found whole.
+        rows: of the databases written.
+        cells: values of their keys, times and feature columns.
+        seconds: since the run began, compilation included.
+    """
+
+    databases: int
+    written: int = 0
+    skipped: int = 0
+    rows: int = 0
+    cells: int = 0
+    seconds: float = 0.0
+
+    @property
+    def cells_per_second(self) -> float:
+        """Cells brought to disk in a second of the whole run."""
+        return self.cells / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What every database of a run shares."""
+
+    program: Callable[..., Database]  # jitted: (root key, index, *inputs, capacity)
+    inputs: tuple[Any, ...]  # prior, or prior and schema
+    capacity: Capacity
+    digest: dict[str, Any]  # of the run; an index makes it the digest of one database
+    catalog: Catalog | None
+    format: str
+
+
+def _sha256(tree: Any, text: str = "") -> str:
+    """Digest of a pytree's paths, shapes and 32-bit values, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        values = np.asarray(leaf)
+        values = values.astype(np.float32 if values.dtype.kind == "f" else values.dtype)
+        digest.update(f"{jax.tree_util.keystr(path)}:{values.dtype.kind}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _from_prior(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Database:
+    return sample_database(named_key(root, "database", index), prior, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _from_schema(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Database:
+    key = named_key(root, "database", index)
+    schema = dataclasses.replace(schema, key=named_key(key, "schema"))
+    links = sample_links(key, prior, schema, capacity)
+    scm = sample_scm(key, prior, schema, capacity)
+    return simulate(key, schema, links, scm, capacity)
+
+
+def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None) -> _Plan:
+    versions = {"stream_version": STREAM_VERSION, "jaxrel": __version__, "jax": jax.__version__}
+    if isinstance(source, tuple) and isinstance(source[0], Schema):
+        schema, words = source
+        prior = presets.load("default").prior
+        capacity = capacity_for(schema, prior)
+        text = json.dumps(dataclasses.asdict(words), sort_keys=True)
+        identity = {"prior": _sha256(prior), "schema": _sha256(dataclasses.replace(schema, key=jnp.zeros(2, jnp.uint32)), text)}
+        program, inputs = _from_schema, (prior, schema)
+        catalog, format = words, format or "plain"
+    else:
+        prior, capacity = (source.prior, source.capacity) if isinstance(source, presets.Preset) else source
+        check(prior, capacity)
+        identity = {"prior": _sha256(prior)}
+        if catalog is not None:
+            identity["catalog"] = _sha256((), json.dumps(dataclasses.asdict(catalog), sort_keys=True))
+        program, inputs = _from_prior, (prior,)
+        format = format or "relbench"
+    if format not in FORMATS:
+        raise UserError(f"format: {format!r} is unknown; use one of {', '.join(FORMATS)}")
+    return _Plan(program, inputs, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format)
+
+
+def _check_arguments(seed: int, databases: int, start: int, prefix: str) -> None:
+    if not 0 <= seed < _MOST_SEEDS:
+        raise UserError(f"seed: {seed} is outside 0…{_MOST_SEEDS - 1}")
+    if databases < 1:
+        raise UserError(f"databases: {databases} is less than 1")
+    if start < 0 or start + databases > _MOST_INDICES:
+        raise UserError(f"start: indices {start}…{start + databases - 1} are not all inside 0…{_MOST_INDICES - 1}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", prefix):
+        raise UserError(f"name: {prefix!r} is no folder name; use letters, digits, '_', '-' and '.', with a letter or digit first")
+    if "synthetic" in prefix.lower():
+        raise UserError(f"name: {prefix!r} contains 'synthetic', and the relational transformer skips such folders; choose another")
+
+
+def _outstanding(out: Path, prefix: str, indices: range, digest: dict[str, Any], overwrite: bool) -> list[int]:
+    """Indices without a whole database; refuses folders of another run before anything is computed."""
+    todo = []
+    for index in indices:
+        folder = out / f"{prefix}-{index}"
+        if not folder.exists():
+            todo.append(index)
+            continue
+        found = files.read_digest(folder)
+        if found == {**digest, "index": index} and not overwrite:
+            continue
+        if found is None and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder}: is in the way and was not written by jaxrel; move it, or choose another --out or --name")
+        if found is not None and not overwrite:
+            changed = ", ".join(sorted(k for k in found.keys() | digest.keys() if k != "index" and found.get(k) != digest.get(k)))
+            raise UserError(f"{folder}: holds a database of another run (another {changed or 'index'}); use --overwrite or another --out")
+        todo.append(index)
+    return todo
+
+
+@contextlib.contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Make ``out`` and its parents, be sure it can be written, and remove those of them that end up empty."""
+    made = []
+    try:
+        try:
+            for folder in reversed([out, *out.parents]):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
+            probe = out / f".jaxrel-probe-{os.getpid()}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise UserError(f"{out}: this folder cannot be written ({error.strerror}); choose another --out") from error
+        yield
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # not empty: it keeps what was written
+                folder.rmdir()
+
+
+def _size(database: Database, catalog: Catalog | None) -> tuple[int, int]:
+    """Rows and cells of the real rows: keys, times and feature columns."""
+    schema = database.schema
+    tables = int(schema.table_count)
+    keys = [1] * tables if catalog is None else [int(table.primary_key is not None) for table in catalog.tables]
+    rows = np.asarray(schema.row_count)[:tables].astype(np.int64)
+    foreign = np.sum(np.asarray(schema.fk_parent)[:tables] >= 0, axis=-1)
+    columns = np.asarray(keys[:tables]) + foreign + np.asarray(schema.has_time)[:tables] + np.asarray(schema.column_count)[:tables]
+    return int(rows.sum()), int((rows * columns).sum())
+
+
+class _Pipeline:
+    """One computing thread, some writing threads, and the bounded queue between them.
+
+    All are daemons: a compilation cannot be interrupted, and nothing may keep an interrupted process alive.
+    """
+
+    def __init__(self, todo: Sequence[int], compute: Callable[[int], Any], write: Callable[[int, Any], Any], writers: int) -> None:
+        self._todo, self._compute, self._write, self._writers = todo, compute, write, writers
+        self._ready: queue.Queue[tuple[int, Any] | None] = queue.Queue(maxsize=writers)
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._slots = threading.Semaphore(writers)
+
+    def __enter__(self) -> _Pipeline:
+        targets = [self._run_compute] + [self._run_write] * self._writers
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Start nothing more; let what is being written become whole. Only an interrupt does not wait for the device."""
+        self._stop.set()
+        if kind is None or issubclass(kind, Exception):
+            for thread in self._threads:
+                thread.join()
+        else:
+            for _writer in range(self._writers):
+                self._slots.acquire()
+            self._slots.release(self._writers)
+
+    def results(self, tick: Callable[[], None]) -> Iterator[Any]:
+        """What `write` returned, once for every index, in order of completion; raises the first error."""
+        for _ in self._todo:
+            result = self._next(tick)
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def _next(self, tick: Callable[[], None]) -> Any:
+        while True:
+            try:
+                return self._done.get(timeout=_TICK)
+            except queue.Empty:
+                tick()
+
+    def _run_compute(self) -> None:
+        try:
+            for index in self._todo:
+                if self._stop.is_set():
+                    break
+                self._ready.put((index, self._compute(index)))
+        except BaseException as error:  # handed to the caller's thread
+            self._done.put(error)
+        for _ in range(self._writers):
+            self._ready.put(None)
+
+    def _run_write(self) -> None:
+        while (item := self._ready.get()) is not None:
+            with self._slots:
+                if self._stop.is_set():  # drop it, so that the computing thread never waits in vain
+                    continue
+                try:
+                    self._done.put(self._write(*item))
+                except BaseException as error:  # handed to the caller's thread
+                    self._done.put(error)
+
+
+def generate(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    databases: int = 1,
+    start: int = 0,
+    prefix: str = "jaxrel",
+    format: str | None = None,
+    catalog: Catalog | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Report], None] | None = None,
+    programs: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Write databases ``start … start + databases - 1`` of a corpus to ``<out>/<prefix>-<index>/``.
+
+    Database i is drawn from ``named_key(reduce_key(jax.random.key(seed)), "database", i)``. A folder that already holds it, written by
+    a run with the same seed, prior or schema, format and versions, is skipped: a run that was stopped goes on when it is called again.
+
+    Args:
+        source: a preset, a prior with its capacity, or a schema with its catalog (as `read_sql` returns them).
+        out: folder of the corpus; made where it is missing.
+        seed: root of the corpus, 0…2^32 - 1.
+        databases: how many.
+        start: index of the first.
+        prefix: what folder names begin with.
+        format: "relbench" or "plain"; None is "plain" for a schema with a catalog, else "relbench".
+        catalog: names for the databases of a prior whose schema is always the same; None draws default names.
+        overwrite: replace databases of another run.
+        progress: called with the report so far, after each database and twice a second between.
+        programs: folder in which compiled programs are kept for later processes; the command line gives one.
+
+    Returns:
+        What was written and skipped.
+
+    Raises:
+        UserError: one sentence, where an argument, the prior, the output folder or the disk is at fault; whole databases stay.
+    """
+    began = time.monotonic()
+    out = Path(out)
+    _check_arguments(seed, databases, start, prefix)
+    plan = _plan(source, catalog, seed, format)
+    todo = _outstanding(out, prefix, range(start, start + databases), plan.digest, overwrite)
+    report = Report(databases, skipped=databases - len(todo), seconds=time.monotonic() - began)
+    root = reduce_key(jax.random.key(seed, impl="threefry2x32"))  # named, so that no JAX flag moves a corpus
+
+    program: Callable[..., Database] | None = None
+    kept = None if programs is None else Path(programs)
+
+    def compute(index: int) -> Database:
+        nonlocal program
+        arguments = (root, np.int32(index), *plan.inputs)
+        try:
+            program = program or compile_or_load(plan.program, {"capacity": plan.capacity}, arguments, kept)
+            database: Database = jax.device_get(program(*arguments))
+        except Exception as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error
+            raise
+        if not database.fits:
+            raise UserError(f"database {index} of seed {seed} does not fit its capacity; raise [capacity] in the configuration")
+        return database
+
+    def write(index: int, database: Database) -> tuple[int, int]:
+        folder = out / f"{prefix}-{index}"
+        _write(database, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
+        return _size(database, plan.catalog)
+
+    def tick() -> None:
+        nonlocal report
+        report = dataclasses.replace(report, seconds=time.monotonic() - began)
+        if progress is not None:
+            progress(report)
+
+    if out.is_dir():
+        files.remove_partial(out, [f"{prefix}-{index}" for index in range(start, start + databases)])
+    if todo:
+        with _output_folder(out):
+            writers = max(1, min(4, (os.cpu_count() or 1) // 2, len(todo)))
+            with _Pipeline(todo, compute, write, writers) as pipeline:
+                for rows, cells in pipeline.results(tick):
+                    report = dataclasses.replace(
+                        report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells
+                    )
+                    tick()
+    return report
+
+
+def _write(database: Database, folder: Path, plan: _Plan, digest: dict[str, Any], overwrite: bool) -> None:
+    from jaxrel.relbench import write_plain, write_relbench  # pandas and pyarrow load only when something is written
+
+    writer = write_relbench if plan.format == "relbench" else write_plain
+    writer(database, folder, plan.catalog, digest=digest, overwrite=overwrite)

@@ -1,0 +1,146 @@
+"""Exogenous nodes: what a table's SCM takes as given, as a function of the row id.
+
+``value(r) = trend · t^power + cycle · sin(2π (phase + r step)) + noise · Q(ar(r))`` with ``t = (r + ½) / n``; ``ar`` is a stationary AR(1) of unit
+variance over counter-based normal innovations, cut after 128 steps; ``Q`` maps a normal score to the wished distribution, piecewise
+linear between KNOTS scores. Every family is a choice of these numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
+from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
+from jaxrel.registry import EXOGENOUS
+from jaxrel.tiles import SEGMENT
+from jaxrel.types import KNOTS
+
+__all__ = ["exogenous_rows", "sample_exogenous"]
+
+_SCORES = np.linspace(-4.0, 4.0, KNOTS).astype(np.float32)
+_PROBABILITIES = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in _SCORES], np.float32)
+_GRID = 65  # points at which a distribution function is tabulated to be inverted
+
+
+def _invert(grid: Array, cdf: Array) -> Array:
+    """f32[..., KNOTS]: quantiles at the normal scores of a distribution tabulated as (grid, cdf), both f32[..., GRID]."""
+    p = jnp.asarray(_PROBABILITIES)
+    upper = jnp.clip(jnp.sum(cdf[..., None, :] < p[:, None], axis=-1, dtype=jnp.int32), 1, _GRID - 1)
+    c0, c1 = (jnp.take_along_axis(cdf, upper - d, axis=-1) for d in (1, 0))
+    g0, g1 = (jnp.take_along_axis(grid, upper - d, axis=-1) for d in (1, 0))
+    return g0 + (g1 - g0) * jnp.clip((p - c0) / jnp.maximum(c1 - c0, 1e-9), 0.0, 1.0)
+
+
+def _beta_knots(key: Array) -> Array:
+    """Quantiles of Beta(a, b), a and b uniform in 0.5…5; with x = sin²θ the density has no pole, so a trapezoid in θ suffices."""
+    u, v = (uniform(word) for word in pair(key, 0, "beta"))
+    a, b = 0.5 + 4.5 * u, 0.5 + 4.5 * v
+    theta = jnp.linspace(1e-3, float(np.pi / 2) - 1e-3, _GRID, dtype=jnp.float32)
+    density = jnp.exp((2 * a[..., None] - 1) * jnp.log(jnp.sin(theta)) + (2 * b[..., None] - 1) * jnp.log(jnp.cos(theta)))
+    steps = jnp.concatenate([jnp.zeros_like(density[..., :1]), density[..., 1:] + density[..., :-1]], axis=-1)
+    cdf = jnp.cumsum(steps, axis=-1)
+    return _invert(jnp.broadcast_to(jnp.sin(theta) ** 2, cdf.shape), cdf / cdf[..., -1:])
+
+
+def _mixture_knots(key: Array) -> Array:
+    """Quantiles of a mixture of three logistic laws with uniform weights, means in ±3 and scales 0.15…0.6."""
+    i = jnp.arange(3, dtype=jnp.int32)
+    weight, mean = (uniform(word) for word in pair(key[..., None, :], i, "mixture"))
+    spread = 0.15 + 0.45 * uniform(pair(key[..., None, :], i, "spread")[0])
+    mean, weight = 6.0 * mean - 3.0, weight / jnp.sum(weight, axis=-1, keepdims=True)
+    grid = jnp.linspace(-6.0, 6.0, _GRID, dtype=jnp.float32)
+    parts = 0.5 + 0.5 * jnp.tanh(0.5 * (grid[:, None] - mean[..., None, :]) / spread[..., None, :])
+    cdf = jnp.sum(weight[..., None, :] * parts, axis=-1)
+    return _invert(jnp.broadcast_to(grid, cdf.shape), cdf)
+
+
+def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[str, Array]:
+    """Sample the exogenous law of every node (used where the node is exogenous).
+
+    Args:
+        key: u32[..., 2], one key a node.
+        prior: the ``scm`` section.
+        is_activity: bool[...]; trends and cycles belong to activity tables, others get noise alone.
+
+    Returns:
+        The ``series_*`` fields of `jaxrel.types.SCM` and ``noise_knots``.
+
+    Reference:
+        Time series of PluRel (arXiv 2602.04029): power-law trend, sine cycle, AR(1) noise.
+    """
+    family = draw_choice(key, "exogenous", prior.exogenous)
+    is_series = family == EXOGENOUS.index("series")
+    timed = is_series & is_activity
+    to_trend, to_cycle = pair(key, 0, "amplitude")
+    period = jnp.maximum(draw_share(key, "period", prior.period), 1 << 14)  # in 2^-24 of the rows
+    scores = jnp.asarray(_SCORES)
+    flat = jnp.broadcast_to(scores, (*family.shape, KNOTS))
+    even = jnp.broadcast_to(float(np.sqrt(3.0)) * (2.0 * jnp.asarray(_PROBABILITIES) - 1.0), flat.shape)
+    knots = flat
+    for name, value in (("uniform", even), ("beta", _beta_knots(key)), ("mixture", _mixture_knots(key))):
+        knots = jnp.where((family == EXOGENOUS.index(name))[..., None], value, knots)
+    return {
+        "series_trend": jnp.where(timed, 2.0 * uniform(to_trend) - 1.0, 0.0),
+        "series_power": draw_real(key, "trend power", prior.trend_power),
+        "series_cycle": jnp.where(timed, 2.0 * uniform(to_cycle) - 1.0, 0.0),
+        "series_period": period,
+        "series_phase": pair(key, 0, "phase")[0],
+        "series_noise": jnp.where(timed, prior.series_noise, jnp.float32(1.0)),
+        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho), 0.0),
+        "noise_knots": knots,
+    }
+
+
+def _interpolate(z: Array, knots: Array) -> Array:
+    """Q(z): linear between the knots, continued beyond them."""
+    position = jnp.clip((z + 4.0) * ((KNOTS - 1) / 8.0), 0.0, KNOTS - 1.0001)
+    i = position.astype(jnp.int32)
+    inside = (z + 4.0) * ((KNOTS - 1) / 8.0) - i.astype(jnp.float32)
+    low, high = knots[i], knots[i + 1]
+    return low + (high - low) * inside
+
+
+def _autoregress(innovations: Array, rho: Array) -> Array:
+    """Unit-variance AR(1) of the last SEGMENT of 2·SEGMENT innovations a run, f32[..., runs, 2 SEGMENT] → f32[..., runs, SEGMENT], by doubling."""
+    x, factor, step = innovations, rho, 1
+    while step < SEGMENT:
+        x = x + factor * jnp.concatenate([jnp.zeros_like(x[..., :step]), x[..., :-step]], axis=-1)
+        factor, step = factor * factor, step * 2
+    return x[..., SEGMENT:] * jnp.sqrt(1.0 - rho * rho)
+
+
+def exogenous_rows(key: Array, node: dict[str, Array], n: Array, rows: Array, any_memory: Array) -> Array:
+    """Values of one exogenous node of every database at the rows of a tile.
+
+    Args:
+        key: u32[B, 2], the nodes' noise streams.
+        node: fields of `sample_exogenous`, [B] (knots [B, KNOTS]).
+        n: i32[B], rows of the tables.
+        rows: i32[B, TILE], runs of SEGMENT consecutive row ids.
+        any_memory: bool[], some database's node is autoregressive.
+
+    Returns:
+        f32[B, TILE].
+    """
+    runs = rows.reshape(rows.shape[0], -1, SEGMENT)
+
+    def innovations(ids: Array) -> Array:
+        return normals(row_pair(key[:, None, None, :], ids))[0]
+
+    def remember(_: Array) -> Array:
+        past = runs[:, :, :1] - SEGMENT + jnp.arange(2 * SEGMENT, dtype=jnp.int32)
+        return _autoregress(innovations(past), node["series_rho"][:, None, None])
+
+    z = jax.lax.cond(any_memory, remember, innovations, runs).reshape(rows.shape)
+    field = {name: x[:, None] for name, x in node.items() if name != "noise_knots"}
+    t = (rows.astype(jnp.float32) + 0.5) / jnp.maximum(n, 1)[:, None].astype(jnp.float32)
+    trend = jnp.exp(field["series_power"] * log(jnp.clip(t, 1e-6, 1.0)))
+    turns = t * (jnp.float32(2**24) / field["series_period"].astype(jnp.float32))  # the period is in 2^-24 of the rows
+    turns = turns + (field["series_phase"] >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+    smooth = field["series_trend"] * trend + field["series_cycle"] * sine_turns(turns)
+    return smooth + field["series_noise"] * jax.vmap(_interpolate)(z, node["noise_knots"])

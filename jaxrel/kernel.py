@@ -1,0 +1,357 @@
+"""The kernel: one interpreter for every SCM. It walks tiles, nodes and edges; all trip counts are the batch's maximum, all write
+indices unbatched. A branch is taken where any database of the batch needs it and its result is selected by data.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrel import struct
+from jaxrel.batching import batched
+from jaxrel.exogenous import exogenous_rows
+from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, edge_weights, hidden_weights, winner
+from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
+from jaxrel.schema import missing_rows, time_rows
+from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
+from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema
+
+__all__ = ["simulate"]
+
+_CLIP = 30.0  # standardised signals beyond it are cut
+_LOWEST = -1e30
+_EDGE_FIELDS = ("parent", "key", "scale", "gain", "bias", "density", "hidden", "layers", "depth", "activation")
+_NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
+_SERIES_FIELDS = ("series_trend", "series_power", "series_cycle", "series_period", "series_phase", "series_noise", "series_rho", "noise_knots")
+
+
+@struct.dataclass
+class _State:
+    """What one tile hands to the next."""
+
+    exports: Array  # f32[B, EXPORTS, W, R]
+    shift: Array  # f32[B, N, W], calibration of the table at hand
+    scale: Array  # f32[B, N, W]
+    node_shift: Array  # f32[B, T, N, W]
+    node_scale: Array  # f32[B, T, N, W]
+    values: Array  # f32[B, C, rows]
+    missing: Array  # bool[B, C, rows]
+    time: Array  # i32[B, rows]
+
+
+@struct.dataclass
+class _Context:
+    """One tile's inputs for all databases."""
+
+    key: Array  # u32[B, 2], exogenous noise of the table
+    weight_key: Array  # u32[B, 2], prototypes of the table
+    tile: Tile
+    parent_row: Array  # i32[B, K, TILE]
+    nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
+    edges: dict[str, Array]  # [B, E, …]
+
+
+def _at(x: Array, i: Array) -> Array:
+    """x[b, i[b]] of every database: [B, …]."""
+    return jax.vmap(lambda row, j: jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False))(x, i)
+
+
+def _edge_values(edge: dict[str, Array], x: Array, width: Array, present: Array, H: int, L: int) -> Array:
+    """The universal mechanism of one edge in every database where it is present: f32[B, W, TILE] from the parent's lanes ``x``."""
+    W = x.shape[1]
+    any_tree, most_layers = jnp.any((edge["depth"] > 0) & present), jnp.max(jnp.where(present, edge["layers"], 1))
+    first, bias, out = jax.vmap(functools.partial(edge_weights, W=W, H=H))(
+        edge["key"], width, edge["hidden"], edge["density"], edge["gain"], edge["bias"], edge["depth"]
+    )
+    z = jnp.einsum("bhw,bwr->bhr", first, x) + bias[:, :, None]
+    code = edge["activation"][:, 0]
+    h = activate(z, code, present)
+
+    def with_winners(h: Array) -> Array:
+        return h + jnp.asarray(ACTIVATION_TABLE)[code, WINNER][:, None, None] * winner(z, edge["depth"])
+
+    h = jax.lax.cond(any_tree, with_winners, lambda h: h, h)
+    if L > 1:
+
+        def deeper(layer: Array, h: Array) -> Array:
+            A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(
+                edge["key"], layer, edge["hidden"], edge["density"], edge["gain"], edge["bias"]
+            )
+            z = jnp.einsum("bhg,bgr->bhr", A, h) + b[:, :, None]
+            code = jax.lax.dynamic_index_in_dim(edge["activation"], layer, 1, keepdims=False)
+            goes_on = layer < edge["layers"]
+            return jnp.where(goes_on[:, None, None], activate(z, code, present & goes_on), h)
+
+        h = jax.lax.fori_loop(1, most_layers, deeper, h)
+    return jnp.clip(jnp.einsum("bwh,bhr->bwr", out, h) * edge["scale"][:, None, None], -1e4, 1e4)
+
+
+def _combine(code: Array, total: Array, y: Array, any_soft: Array) -> Array:
+    """Fold what one edge brings into the node's running value, by the node's own rule."""
+    code = code[:, None, None]
+    high = jnp.maximum(total, y)
+    product = jnp.clip(total * y, -1e6, 1e6)
+    out = jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, product, high))
+
+    def softly(out: Array) -> Array:
+        return jnp.where(code == Combine.LOGSUMEXP, high + jnp.log(1.0 + jnp.exp(-jnp.abs(total - y))), out)
+
+    return jax.lax.cond(any_soft, softly, lambda x: x, out)
+
+
+def _mechanism(context: _Context, lanes: Array, n: Array, capacity: Capacity) -> Array:
+    """Signal of mechanism node ``n``: its edges' values, combined. f32[B, W, TILE]."""
+    node_start = context.nodes["edge_start"]
+    start, count = node_start[:, n], node_start[:, n + 1] - node_start[:, n]
+    combine = context.nodes["combine"][:, n]
+    any_soft = jnp.any((combine == Combine.LOGSUMEXP) & (count > 0))
+    begin = jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
+
+    def one_edge(i: Array, total: Array) -> Array:
+        e = jnp.minimum(start + i, capacity.edges - 1)
+        edge = {name: _at(x, e) for name, x in context.edges.items()}
+        present = i < count
+        x = _at(lanes, edge["parent"])[:, : capacity.width]
+        width = jnp.maximum(jnp.take_along_axis(context.nodes["width"], edge["parent"][:, None], axis=1)[:, 0], 1)
+        y = _edge_values(edge, x, width, present, capacity.hidden, capacity.layers)
+        return jnp.where(present[:, None, None], _combine(combine, total, y, any_soft), total)
+
+    shape = (start.shape[0], capacity.width, TILE)
+    total = jax.lax.fori_loop(0, jnp.max(count), one_edge, jnp.broadcast_to(begin[:, None, None], shape))
+    return jnp.where((count > 0)[:, None, None], total, 0.0)
+
+
+def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
+    """Lanes of a parent row's exported node: f32[B, W, TILE], 0 where the key is null."""
+
+    def one(schema: Schema, tile: Tile, nodes: dict[str, Array], parent_row: Array, exports: Array, lanes: Array) -> Array:
+        fk, slot = nodes["gather_fk"][n], nodes["gather_export"][n]
+        parent = jnp.maximum(schema.fk_parent[tile.table, fk], 0)
+        row = parent_row[fk]
+        from_table = exports[slot][:, jnp.clip(schema.row_offset[parent] + row, 0, exports.shape[-1] - 1)]
+        # a self-reference: rows of this very tile are not exported yet; a pilot takes its own nearest row for the parent
+        is_self = parent == tile.table
+        count = jnp.maximum(schema.row_count[parent], 1)
+        run_length = jnp.maximum(count // (TILE // SEGMENT), 1)
+        run = jnp.minimum(row // run_length, TILE // SEGMENT - 1)
+        near = run * SEGMENT + jnp.clip(row - run * run_length, 0, SEGMENT - 1)
+        inside = jnp.where(tile.is_pilot, near, row - tile.rows[0])
+        source = lanes[nodes["export_node"][slot], : exports.shape[1]]
+        from_tile = source[:, jnp.clip(inside, 0, TILE - 1)]
+        value = jnp.where(is_self & (tile.is_pilot | (row >= tile.rows[0])), from_tile, from_table)
+        return jnp.where(row != NO_ROW, value, 0.0)
+
+    return jax.vmap(one)(schema, context.tile, context.nodes, context.parent_row, exports, lanes)
+
+
+def _standardise(signal: Array, state: _State, context: _Context, n: Array) -> tuple[Array, Array, Array]:
+    """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
+    real = context.tile.real[:, None, :]
+    count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
+    mean = jnp.sum(jnp.where(real, signal, 0.0), axis=-1) / count
+    spread = jnp.sqrt(jnp.sum(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0), axis=-1) / count)
+    gathered = (context.nodes["kind"][:, n] == NodeKind.GATHER)[:, None]
+    shift = jnp.where(gathered, 0.0, mean)
+    dead = spread <= 1e-5 * (1.0 + jnp.abs(mean))
+    scale = jnp.where(gathered, 1.0, jnp.where(dead, 0.0, 1.0 / jnp.where(dead, 1.0, spread)))
+    measures = context.tile.measures[:, None]
+    shift = jnp.where(measures, jax.lax.stop_gradient(shift), state.shift[:, n])
+    scale = jnp.where(measures, jax.lax.stop_gradient(scale), state.scale[:, n])
+    return jnp.clip((signal - shift[..., None]) * scale[..., None], -_CLIP, _CLIP), shift, scale
+
+
+def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> tuple[Array, Array]:
+    """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE], and its prototype, f32[B, W, TILE]."""
+    W, Q = capacity.width, capacity.classes
+
+    def one(key: Array, weight_key: Array, value: Array, classes: Array, width: Array, rows: Array) -> tuple[Array, Array]:
+        q, w = jnp.arange(Q, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+        prototype, _ = normals(row_pair(named_key(weight_key, "prototype", n), q[:, None], w[None, :]))
+        prototype = jnp.where(w < width, prototype, 0.0)
+        score = prototype @ value * (3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32)))
+        luck = gumbel(row_bits(named_key(key, "gumbel", n), rows[None, :], q[:, None]))
+        code = jnp.argmax(jnp.where((q < classes)[:, None], score + 0.5 * luck, _LOWEST), axis=0).astype(jnp.int32)
+        return code, prototype.T @ (code[None, :] == q[:, None]).astype(jnp.float32)
+
+    width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
+    return jax.vmap(one)(context.key, context.weight_key, value, classes, width, context.tile.rows)
+
+
+def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity) -> Any:
+    """One node of one tile in every database: its lanes, and in lane W the code of a categorical node."""
+    lanes, shift, scale = carry
+    W = capacity.width
+    kind = context.nodes["kind"][:, n]
+    exists = n < context.nodes["count"]
+    width = context.nodes["width"][:, n]
+    batch = lanes.shape[0]
+    blank = jnp.zeros((batch, W, TILE), jnp.float32)
+
+    row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
+
+    def has(code: NodeKind) -> Array:
+        return (kind == code) & exists
+
+    def exogenous(blank: Array) -> Array:
+        series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
+        any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
+        value = exogenous_rows(named_key(context.key, "exogenous", n), series, row_count, context.tile.rows, any_memory)
+        return blank.at[:, 0].set(value)
+
+    signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
+    gathered = jax.lax.cond(jnp.any(has(NodeKind.GATHER)), lambda x: _gather(schema, context, state.exports, lanes, n), lambda x: x, blank)
+    computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), lambda x: _mechanism(context, lanes, n, capacity), lambda x: x, blank)
+    pick = kind[:, None, None]
+    signal = jnp.where(pick == NodeKind.MECHANISM, computed, jnp.where(pick == NodeKind.GATHER, gathered, signal))
+
+    in_width = jnp.arange(W, dtype=jnp.int32)[None, :, None] < width[:, None, None]
+    value, node_shift, node_scale = _standardise(signal, state, context, n)
+
+    def noise(value: Array) -> Array:
+        half = jnp.arange((W + 1) // 2, dtype=jnp.int32)  # lanes 2h and 2h + 1 share a draw
+        even, odd = normals(row_pair(named_key(context.key, "noise", n)[:, None, None, :], context.tile.rows[:, None, :], half[:, None]))
+        noise = jnp.stack([even, odd], axis=2).reshape(batch, -1, TILE)[:, :W]
+        deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
+        return value + deviation[..., None] * noise
+
+    value = jnp.where(pick == NodeKind.MECHANISM, jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), noise, lambda x: x, value), value)
+    value = jnp.where(in_width & exists[:, None, None], value, 0.0)
+
+    classes = jnp.where(exists, context.nodes["classes"][:, n], 0)
+    no_code = jnp.zeros((batch, TILE), jnp.int32)
+    code, prototype = jax.lax.cond(jnp.any(classes > 0), lambda v: _classify(v, context, n, capacity), lambda v: (no_code, v), value)
+    value = jnp.where((classes > 0)[:, None, None], prototype, value)
+    both = jnp.concatenate([value, code.astype(jnp.float32)[:, None]], axis=1)
+    put = jax.lax.dynamic_update_index_in_dim
+    return put(lanes, both, n, 1), put(shift, node_shift, n, 1), put(scale, node_scale, n, 1)
+
+
+def _observe(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> tuple[Array, Array, Array]:
+    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
+    t = tile.table
+    kind = schema.column_kind[t]
+    labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
+    lane = jnp.where(labelled, W, scm.column_lane[t])
+    seen = lanes[scm.column_node[t], lane]
+    real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * seen
+    real = jnp.where((kind == Kind.INTEGER)[:, None], jnp.round(real), real)
+    values = jnp.where(labelled[:, None], seen, real)
+    exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
+    missing = missing_rows(schema, t, tile.rows) | ~exists
+    return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
+
+
+def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity, state: _State, j: Array, out_row: Array) -> _State:
+    """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written at ``out_row`` of the outputs."""
+    tile = jax.vmap(tile_at, (0, None))(schema, j)
+    position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
+    parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
+    table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
+    nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
+    nodes |= {name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")}
+    nodes["count"] = _at(scm.node_count, tile.table)
+    context = _Context(
+        key=named_key(key, table_id),
+        weight_key=named_key(scm.key, "weights", table_id),
+        tile=tile,
+        parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
+        nodes=nodes,
+        edges={name: getattr(scm, f"edge_{name}") for name in _EDGE_FIELDS},
+    )
+    calibrated = scm.calibrated[:, None, None]
+    entered = _at(scm.node_shift, tile.table), _at(scm.node_scale, tile.table)
+    known = [jnp.where(calibrated, given, current) for given, current in zip(entered, (state.shift, state.scale), strict=True)]
+    context = context.replace(tile=tile.replace(measures=tile.measures & ~scm.calibrated))
+    state = state.replace(shift=known[0], scale=known[1])
+
+    lanes = jnp.zeros((tile.rows.shape[0], capacity.nodes, capacity.width + 1, TILE), jnp.float32)
+    body = functools.partial(_node, schema, state, context, capacity=capacity)
+    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), lambda n, carry: body(n, carry), (lanes, state.shift, state.scale))
+
+    values, missing, time = jax.vmap(functools.partial(_observe, W=capacity.width))(schema, scm, context.tile, lanes)
+    exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
+    own = (jnp.arange(capacity.tables, dtype=jnp.int32) == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
+    own = own[:, :, None, None]
+    update = jax.lax.dynamic_update_slice
+    zero = jnp.int32(0)
+    return state.replace(
+        exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
+        shift=shift,
+        scale=scale,
+        node_shift=jnp.where(own, shift[:, None], state.node_shift),
+        node_scale=jnp.where(own, scale[:, None], state.node_scale),
+        values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_row)),
+        missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_row)),
+        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_row)),
+    )
+
+
+def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
+    W = capacity.width
+    return _State(
+        exports=jnp.zeros((batch, EXPORTS, W, capacity.rows), jnp.float32),
+        shift=jnp.zeros((batch, capacity.nodes, W), jnp.float32),
+        scale=jnp.ones((batch, capacity.nodes, W), jnp.float32),
+        node_shift=scm.node_shift,
+        node_scale=scm.node_scale,
+        values=jnp.zeros((batch, capacity.columns, rows), jnp.float32),
+        missing=jnp.ones((batch, capacity.columns, rows), bool),
+        time=jnp.zeros((batch, rows), jnp.int32),
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def _walk(capacity: Capacity) -> Any:
+    """The kernel over all tiles of a batch of databases."""
+
+    def walk(key: Array, schema: Schema, links: Links, scm: SCM) -> _State:  # every leaf leads with B
+        tiles = jnp.max(jax.vmap(tile_count)(schema))
+        state = _empty(key.shape[0], capacity, capacity.rows, scm)
+
+        def step(j: Array, state: _State) -> _State:
+            return _step(key, schema, links, scm, capacity, state, j, j * TILE)
+
+        return jax.lax.fori_loop(0, tiles, step, state)
+
+    return batched(walk)
+
+
+def simulate(key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
+    """Compute every cell of a database.
+
+    Args:
+        key: a PRNG key, typed or raw; it moves exogenous noise only (times belong to the schema, links to the links).
+        schema: one schema.
+        links: its links.
+        scm: its SCM; where not calibrated, each table is calibrated on its pilot, and ``Database.scm`` is the calibrated one.
+        capacity: static sizes.
+
+    Returns:
+        A `Database`.
+
+    Example:
+        >>> import jax, jaxrel
+        >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
+        >>> db = jaxrel.sample_database(key, tiny.prior, tiny.capacity)
+        >>> again = jaxrel.simulate(jax.random.key(1), db.schema, db.links, db.scm, tiny.capacity)
+        >>> bool((again.time == db.time).all()), bool((again.values == db.values).all())
+        (True, False)
+    """
+    noise_key = named_key(reduce_key(key), "simulate")
+    state = _walk(capacity)(noise_key, schema, links, scm)
+    used = schema.table_count > 0
+    calibrated = scm.replace(node_shift=state.node_shift, node_scale=state.node_scale, calibrated=scm.calibrated | used)
+    return Database(
+        schema=schema,
+        links=links,
+        scm=calibrated,
+        values=state.values,
+        missing=state.missing,
+        time=state.time,
+        fits=schema.fits & scm.fits,
+    )

@@ -1,0 +1,378 @@
+"""Stage two: foreign-key links by two laws, cluster and slot, and the tree law of self-references.
+
+*Cluster law*: the hierarchical stochastic block model. ``P(parent a | child b) ∝ popularity[a] · Π_l M_l[a's cluster, b's cluster]``.
+A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
+the levels: with ``S_l[a_1…a_l, b_{l+1}…b_L]`` the weight of all parents below a prefix, the next digit has weight
+``M_l[a_l, b_l] · S_l``. Each ``S_l`` has CLUSTERS^LEVELS entries; a child row costs O(levels + log parents), with no array of
+parents × children. All weights are integers: no float decides a link.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrel import struct
+from jaxrel.batching import batched
+from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair
+from jaxrel.tiles import tile_at, tile_count
+from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
+
+__all__ = ["KeyTables", "key_tables", "link_probabilities", "link_rows", "sample_link_laws", "sample_links"]
+
+_BASE = CLUSTERS**LEVELS  # base clusters, most
+_UNIT = 256  # weight of a parent of popularity 1
+# Pareto(2.5) quantiles in 1/_UNIT: 4,096 cells by the upper 12 bits of a word, and as many again inside the topmost cell
+_PARETO = np.round(_UNIT * (1 - (np.arange(4096) + 0.5) / 4096) ** (-1 / 2.5)).astype(np.uint32)
+_PARETO_TAIL = np.round(_UNIT * ((1 - (np.arange(4096) + 0.5) / 4096) / 4096) ** (-1 / 2.5)).astype(np.uint32)
+_NULL, _PLACE, _TREE = 16, 17, 18  # lanes of a child row's words; 0…LEVELS - 1 are the levels
+
+
+@struct.dataclass
+class KeyTables:
+    """What the cluster law needs of one table's keys: built once a table, read by every row of it."""
+
+    prefix: Array  # u32[K, R], weight of all parent rows before this one (index = row id of the parent; exclusive)
+    mass: Array  # u32[K], weight of all parent rows
+    sums: Array  # u32[K, LEVELS + 1, CLUSTERS^LEVELS], S_l at [prefix, suffix] flattened, up to a factor for each suffix
+
+
+def _key_stream(links: Links, schema: Schema, table: Array) -> Array:
+    """u32[K, 2]: the stream of each key of a table."""
+    return named_key(links.key, schema.table_id[table], schema.fk_id[table])
+
+
+def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, rows: Array) -> Array:
+    """u32[...]: how likely some parent rows of one key are, against each other. 0: inactive. One row of a table is always active."""
+    word, activity = row_pair(stream, rows, "popularity")
+    high, low = word >> 20, (word >> 8) & 0xFFF
+    pareto = jnp.where(high == 4095, jnp.asarray(_PARETO_TAIL)[low], jnp.asarray(_PARETO)[high])
+    shift = jnp.maximum(11 - jax.lax.clz(jnp.maximum(n, 1)), 0).astype(jnp.uint32)  # beyond 2^21 rows the unit shrinks: sums stay below 2^32
+    weight = jnp.where(popularity == Popularity.PARETO, jnp.maximum(pareto >> shift, 1), jnp.uint32(1))
+    always = below(bits(stream, 0, "always"), n)
+    active = ~chance(activity, inactive) | (rows == always)
+    return jnp.where(active & (rows < n), weight, jnp.uint32(0))
+
+
+def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Array]:
+    """Base clusters of one side, i32[], and the rows of each (the last may be short), i32[]."""
+    clusters = jnp.prod(digit_counts, dtype=jnp.int32)
+    return clusters, jnp.maximum(-(-rows_of_side // clusters), 1)
+
+
+def _level_sums(weight_below: Any, affinity: Array, counts: Array, n: Array) -> Array:
+    """S_0 … S_LEVELS of one key, u32[LEVELS + 1, BASE]. ``weight_below(row)`` is the weight of all parents before a row."""
+    flat = jnp.arange(_BASE, dtype=jnp.int32)
+    index, valid = jnp.zeros_like(flat), jnp.ones_like(flat, dtype=bool)
+    for level in range(LEVELS):
+        digit = (flat // CLUSTERS ** (LEVELS - 1 - level)) % CLUSTERS
+        index, valid = index * counts[level] + digit, valid & (digit < counts[level])
+    _, size = _cluster_index(counts, n)
+    low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
+    mass = jnp.where(valid, weight_below(high) - weight_below(low), jnp.uint32(0))
+
+    def normalise(s: Array, column: Array) -> Array:  # each suffix fills 30 bits; a common factor of a suffix changes no choice
+        peak = jnp.zeros(_BASE, jnp.uint32).at[column].max(s)[column]
+        lead = jax.lax.clz(peak).astype(jnp.int32) - 2
+        return (s << jnp.clip(lead, 0, 31).astype(jnp.uint32)) >> jnp.clip(-lead, 0, 31).astype(jnp.uint32)
+
+    def fold(i: Array, sums: Array) -> Array:
+        level = LEVELS - 1 - i
+        stride = jnp.asarray([CLUSTERS**p for p in range(LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]  # suffixes after this level
+        prefix, rest = flat // (stride * CLUSTERS), flat % (stride * CLUSTERS)
+        b, suffix = rest // stride, rest % stride
+        total = jnp.zeros(_BASE, jnp.uint32)
+        for a in range(CLUSTERS):
+            total = total + mulhi(affinity[level, a, b], sums[level + 1, (prefix * CLUSTERS + a) * stride + suffix])
+        return jax.lax.dynamic_update_index_in_dim(sums, normalise(total, rest), level, 0)
+
+    sums = jnp.zeros((LEVELS + 1, _BASE), jnp.uint32).at[LEVELS].set(normalise(mass, jnp.zeros_like(flat)))
+    return jax.lax.fori_loop(0, LEVELS, fold, sums)
+
+
+def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, tiles: Array, keys: Array, old: KeyTables) -> KeyTables:
+    """Build the cluster law's tables for every key of one table.
+
+    Args:
+        schema: one schema.
+        links: one database's link laws; ``parent_row`` is not read.
+        capacity: static sizes.
+        table: i32[], the child table.
+        tiles: i32[], most tiles of a parent (a trip count).
+        keys: i32[], most keys in use (a trip count).
+        old: tables whose memory is reused.
+    """
+    streams = _key_stream(links, schema, table)
+
+    def one_key(k: Array, tables: KeyTables) -> KeyTables:
+        parent = schema.fk_parent[table, k]
+        n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
+
+        def one_tile(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            prefix, before = state
+            rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
+            weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows)
+            inclusive = _cumulate(weight)
+            prefix = jax.lax.dynamic_update_slice(prefix, (before + inclusive - weight)[None], (k, j * TILE))
+            return prefix, before + inclusive[-1]
+
+        prefix, mass = jax.lax.fori_loop(0, tiles, one_tile, (tables.prefix, jnp.uint32(0)))
+
+        def weight_below(row: Array) -> Array:
+            return jnp.where(row >= n, mass, prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
+
+        sums = _level_sums(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n)
+        put = jax.lax.dynamic_update_index_in_dim
+        return KeyTables(prefix=prefix, mass=put(tables.mass, mass, k, 0), sums=put(tables.sums, sums, k, 0))
+
+    return jax.lax.fori_loop(0, keys, one_key, old)
+
+
+def _cumulate(x: Array) -> Array:
+    """Inclusive sums of u32[TILE] by doubling (ten shifted additions; ``cumsum`` is slower on CPU)."""
+    step = 1
+    while step < TILE:
+        x = x + jnp.concatenate([jnp.zeros(step, x.dtype), x[:-step]])
+        step *= 2
+    return x
+
+
+def _empty_tables(capacity: Capacity) -> KeyTables:
+    keys = capacity.foreign_keys
+    return KeyTables(
+        prefix=jnp.zeros((keys, capacity.rows), jnp.uint32),
+        mass=jnp.zeros(keys, jnp.uint32),
+        sums=jnp.zeros((keys, LEVELS + 1, _BASE), jnp.uint32),
+    )
+
+
+def _cluster_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array) -> Array:
+    """The cluster law: i32[rows] parents of some child rows. ``trips``: levels and halvings of blocks in use, i32[2]."""
+    counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
+    child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
+    rest = jnp.minimum(rows // child_size, child_clusters - 1)
+    suffix, stride = jnp.zeros_like(rows), 1
+    for level in reversed(range(LEVELS)):  # the child's digits, in radix CLUSTERS
+        suffix = suffix + (rest % child_counts[level]) * stride
+        rest, stride = rest // child_counts[level], stride * CLUSTERS
+    sums, affinity = tables.sums[k], links.affinity[table, k]
+
+    def choose(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        code, index = state
+        stride = jnp.asarray([CLUSTERS**p for p in range(LEVELS)], jnp.int32)[LEVELS - 1 - level]
+        digit, after = (suffix // stride) % CLUSTERS, suffix % stride
+        first, second, third = (mulhi(affinity[level, a, digit], sums[level + 1, (code * CLUSTERS + a) * stride + after]) for a in range(CLUSTERS))
+        x = mulhi(row_bits(stream, rows, level), first + second + third)
+        chosen = (x >= first).astype(jnp.int32) + (x >= first + second).astype(jnp.int32)
+        return code * CLUSTERS + chosen, index * counts[level] + chosen
+
+    _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
+    _, size = _cluster_index(counts, n)
+    low, high = index * size, jnp.minimum((index + 1) * size, n)
+
+    def weight_below(row: Array) -> Array:
+        return jnp.where(row >= n, tables.mass[k], tables.prefix[k, jnp.clip(row, 0, tables.prefix.shape[1] - 1)])
+
+    # the block of TILE rows, then the row in it: the last row (or block start) whose weight_below is at most the target
+    def halve(low: Array, high: Array, target: Array, steps: Any, unit: int) -> Array:
+        def step(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds  # answer in [low, high)
+            middle = (low + high) >> 1
+            go_up = (weight_below(middle * unit) <= target) & (middle > low)
+            return jnp.where(go_up, middle, low), jnp.where(go_up | (middle == low), high, middle)
+
+        return jax.lax.fori_loop(0, steps, step, (low, high))[0]
+
+    start, end = weight_below(low), weight_below(high)
+    to_block, to_row = row_pair(stream, rows, _PLACE)
+    target = start + mulhi(to_block, end - start)
+    block = halve(low // TILE, (high + TILE - 1) // TILE, target, trips[1], TILE)
+    low, high = jnp.maximum(low, block * TILE), jnp.minimum(high, (block + 1) * TILE)
+    start, end = weight_below(low), weight_below(high)
+    target = start + mulhi(to_row, end - start)
+    return jnp.minimum(halve(low, high, target, TILE.bit_length(), 1), jnp.maximum(n - 1, 0))
+
+
+def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Array:
+    """The slot law: i32[K, rows] parents by unique sets of keys (rows of other keys are not meant to be read).
+
+    A set's first key owns slots: ``share`` for each of its parent rows. Child rows take distinct slots by a keyed bijection; the
+    j-th child of one owner takes the j-th combination of the other keys' parents in an order of its own. So no combination occurs twice.
+    """
+    parent, owner = schema.fk_parent[table], schema.fk_owner[table]
+    n = jnp.maximum(jnp.where(parent == NO_TABLE, 1, schema.row_count[jnp.maximum(parent, 0)]), 1)
+    slotted = (schema.fk_law[table] == LinkLaw.SLOT) & (parent != NO_TABLE)
+    most = jnp.int32(2**31 - 1)
+    keys = jnp.arange(streams.shape[0], dtype=jnp.int32)
+
+    def one_key(k: Array) -> Array:
+        first = owner[k]
+        others = slotted & (owner == first) & (keys != first)
+
+        def multiply(m: Array, product: Array) -> Array:
+            return jnp.where(others[m], jnp.where(product <= most // n[m], product * n[m], most), product)
+
+        combinations = jax.lax.fori_loop(0, keys.shape[0], multiply, jnp.int32(1))
+        share = jnp.clip(4 * -(-schema.row_count[table] // n[first]), 1, jnp.minimum(combinations, most // n[first]))
+        slot = index_permutation(named_key(streams[first], "slot"), rows, n[first] * share)
+        mine = slot // share
+        combination = index_permutation(named_key(streams[first], "combination", mine), slot % share, combinations)
+
+        def decode(m: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            value, x = state
+            return jnp.where(others[m] & (m == k), x % n[m], value), jnp.where(others[m], x // n[m], x)
+
+        return jax.lax.fori_loop(0, keys.shape[0], decode, (mine, combination))[0]
+
+    return jax.vmap(one_key)(keys)
+
+
+def link_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
+    """The row function of links: parents of some rows of one table, by the cluster and tree laws.
+
+    Args:
+        schema: one schema.
+        links: the laws; ``parent_row`` is not read.
+        tables: `key_tables` of ``table``.
+        table: i32[], the child table.
+        rows: i32[rows], row ids.
+        trips: i32[3], trip counts: levels, halvings of blocks, keys.
+
+    Returns:
+        i32[K, rows], row in the parent table or NO_ROW.
+    """
+    streams = _key_stream(links, schema, table)
+
+    def one_key(k: Array, out: Array) -> Array:
+        parent = schema.fk_parent[table, k]
+        n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
+        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, trips)
+        to_null, to_root = row_pair(streams[k], rows, _NULL)
+        tree = below(row_bits(streams[k], rows, _TREE), rows)
+        is_tree = schema.fk_law[table, k] == LinkLaw.TREE
+        root = (rows == 0) | chance(to_root, links.roots[table, k])
+        null = chance(to_null, schema.fk_null[table, k]) | (is_tree & root) | (n == 0)
+        value = jnp.where(null, jnp.int32(NO_ROW), jnp.where(is_tree, tree, cluster))
+        return jax.lax.dynamic_update_index_in_dim(out, value, k, 0)
+
+    return jax.lax.fori_loop(0, trips[2], one_key, jnp.full((streams.shape[0], rows.shape[0]), NO_ROW, jnp.int32))
+
+
+@functools.lru_cache(maxsize=None)
+def _walk(capacity: Capacity) -> Any:
+    """The link stage over all tiles of a batch of databases."""
+
+    def walk(schema: Schema, links: Links) -> Array:  # every leaf leads with B
+        batch = schema.table_count.shape[0]
+        used = jnp.any(schema.fk_parent != NO_TABLE)
+        tiles = jnp.where(used, jnp.max(jax.vmap(tile_count)(schema)), 0)
+        parent_rows = jnp.where(
+            schema.fk_parent == NO_TABLE, 0, jnp.take_along_axis(schema.row_count, jnp.maximum(schema.fk_parent, 0).reshape(batch, -1), axis=1).reshape(schema.fk_parent.shape)
+        )
+        most_tiles = jnp.max(tiles_of(parent_rows))
+        halvings = 32 - jax.lax.clz(jnp.maximum(most_tiles - 1, 0)) + (most_tiles > 1)
+        trips = jnp.stack([jnp.max(links.levels), halvings, jnp.max(schema.fk_count)])
+        any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & (schema.fk_parent != NO_TABLE))
+
+        def step(j: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
+            out, tables = state
+            tile = jax.vmap(tile_at, (0, None))(schema, j)
+
+            def build(tables: KeyTables) -> KeyTables:
+                return jax.vmap(lambda s, lk, t, m, old: _fresh(s, lk, capacity, t, m, most_tiles, trips[2], old))(
+                    schema, links, tile.table, tile.measures, tables
+                )
+
+            tables = jax.lax.cond(jnp.any(tile.measures), build, lambda x: x, tables)
+            rows = jax.vmap(link_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
+
+            def with_slots(rows: Array) -> Array:
+                streams = jax.vmap(_key_stream)(links, schema, tile.table)
+                slots = jax.vmap(_slot_rows)(schema, tile.table, streams, tile.rows)
+                is_slot = jnp.take_along_axis(schema.fk_law, tile.table[:, None, None], axis=1)[:, 0] == LinkLaw.SLOT
+                return jnp.where(is_slot[:, :, None] & (rows != NO_ROW), slots, rows)
+
+            rows = jax.lax.cond(any_slot, with_slots, lambda x: x, rows)
+            rows = jnp.where((tile.real & ~tile.is_pilot[:, None])[:, None, :], rows, jnp.int32(NO_ROW))
+            return jax.lax.dynamic_update_slice(out, rows, (0, 0, j * TILE)), tables
+
+        out = jnp.full((batch, capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32)
+        tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), _empty_tables(capacity))
+        return jax.lax.fori_loop(0, tiles, step, (out, tables))[0]
+
+    return batched(walk)
+
+
+def _fresh(schema: Schema, links: Links, capacity: Capacity, table: Array, enters: Array, tiles: Array, keys: Array, old: KeyTables) -> KeyTables:
+    """`key_tables` where this database enters a table, the old ones elsewhere."""
+    new = key_tables(schema, links, capacity, table, tiles, keys, old)
+    return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
+
+
+def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    """Sample the laws of all foreign keys; ``parent_row`` is left NO_ROW everywhere."""
+    key = named_key(reduce_key(key), "links")
+    law = prior.links
+    stream = named_key(key, schema.table_id[:, None], schema.fk_id)  # [T, K, 2]
+    level = jnp.arange(LEVELS, dtype=jnp.int32)
+    drawn = jnp.minimum(draw_integer(stream, "levels", law.levels), LEVELS)
+    sizes = draw_integers(stream[:, :, None], {"parent clusters": law.clusters, "child clusters": law.clusters}, level)
+    levels = jnp.where(draw_flag(stream, "uniform", law.uniform) | (schema.fk_law != LinkLaw.CLUSTER), 0, drawn)
+    levels = jnp.where(schema.fk_parent == NO_TABLE, 0, levels)
+    in_use = level < levels[..., None]
+
+    parent, child = (jnp.where(in_use, jnp.clip(drawn, 1, CLUSTERS), 1) for drawn in sizes.values())
+    a, b = jnp.arange(CLUSTERS, dtype=jnp.int32)[:, None], jnp.arange(CLUSTERS, dtype=jnp.int32)[None, :]
+    count_a, count_b = parent[..., None, None], child[..., None, None]
+    matches = jnp.where(count_a <= count_b, a == b % count_a, b == a % count_b)  # cyclic: (i mod A, i mod B)
+    strong = draw_flag(stream, "strong", law.strong)
+    match = jnp.where(strong, jnp.uint32(round(0.9 * 2**24)), draw_share(stream, "match", law.match))
+    other = draw_share(stream[:, :, None, None, None], "other", law.other, level[:, None, None] * 16 + a * CLUSTERS + b)
+    affinity = jnp.minimum(jnp.where(matches, match[..., None, None, None], other), 2**24 - 1) << 8
+    affinity = jnp.where((a < count_a) & (b < count_b), affinity, jnp.uint32(0))
+    return Links(
+        key=key,
+        parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
+        levels=levels,
+        parent_clusters=parent,
+        child_clusters=child,
+        affinity=affinity,
+        popularity=draw_choice(stream, "popularity law", law.popularity),
+        inactive=draw_share(stream, "inactive share", law.inactive),
+        roots=draw_share(stream, "roots", law.roots),
+    )
+
+
+def sample_links(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    """Sample the parent row of every child row, for every foreign key.
+
+    Args:
+        key: a PRNG key, typed or raw.
+        prior: its ``links`` section is read.
+        schema: one schema.
+        capacity: static sizes.
+
+    Returns:
+        `Links`: every key a row that exists in its parent table, or NO_ROW where the key is nullable.
+
+    Reference:
+        The hierarchical stochastic block model of PluRel (arXiv 2602.04029), sampled exactly and in closed form; keyed bijections
+        for unique keys; uniform recursive trees for self-references.
+
+    Example:
+        >>> import jax, jaxrel
+        >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
+        >>> schema = jaxrel.sample_schema(key, tiny.prior, tiny.capacity)
+        >>> links = jaxrel.sample_links(key, tiny.prior, schema, tiny.capacity)
+        >>> links.parent_row.shape == (tiny.capacity.foreign_keys, tiny.capacity.rows)
+        True
+    """
+    links = sample_link_laws(key, prior, schema, capacity)
+    return links.replace(parent_row=_walk(capacity)(schema, links))

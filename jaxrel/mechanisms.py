@@ -1,0 +1,298 @@
+"""Mechanism families as samplers of parameters of one universal form, and the activations.
+
+An edge maps a parent's lanes to ``W`` lanes: ``A_out φ_L(A_L … φ_1(A_0 x + b_0) …)``. A family draws the parameters of this form for all
+edges at once; the kernel knows none of them. To add one: write its sampler here and register its name. An activation is a row of
+coefficients over shared basis functions, so that none costs more than another and none is a branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
+from jaxrel.random import chance, normals, pair, row_pair, sine, uniform
+from jaxrel.registry import ACTIVATIONS, FAMILIES
+from jaxrel.types import Capacity
+
+__all__ = ["ACTIVATION_TABLE", "SAMPLERS", "WINNER", "activate", "edge_weights", "sample_edges", "winner"]
+
+# Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e)
+_BASIS = ("one", "x", "a", "xx", "s", "e", "se", "sq", "aq", "sin", "ee", "eqq", "clip", "winner")
+WINNER = 2 + _BASIS.index("winner")  # column of the table
+_TREE_FEATURES = 6  # deepest tree
+_LOG2 = float(np.log(2.0))
+
+
+def _row(scale: float = 1.0, shift: float = 0.0, **weights: float) -> np.ndarray:
+    """Coefficients of one activation: basis of (scale * x + shift), weighted."""
+    return np.array([scale, shift, *(weights.get(name, 0.0) for name in _BASIS)], np.float32)
+
+
+_SELU, _SELU_ALPHA = 1.0507, 1.6733  # Klambauer et al. 2017
+ACTIVATION_TABLE = np.stack(
+    [
+        {
+            "identity": _row(x=1),
+            "relu": _row(x=0.5, a=0.5),
+            "leaky_relu": _row(x=0.55, a=0.45),  # slope 0.1
+            "abs": _row(a=1),
+            "square": _row(xx=1),
+            "step": _row(one=0.5, s=0.5),
+            "sign": _row(s=1),
+            "sigmoid": _row(one=0.5, sq=1),
+            "tanh": _row(scale=2, sq=2),
+            "elu": _row(x=0.5, a=0.5, e=0.5, se=-0.5, one=-0.5, s=0.5),
+            "selu": _row(
+                x=_SELU / 2, a=_SELU / 2, e=_SELU * _SELU_ALPHA / 2, se=-_SELU * _SELU_ALPHA / 2, one=-_SELU * _SELU_ALPHA / 2, s=_SELU * _SELU_ALPHA / 2
+            ),
+            "softplus": _row(x=0.5, a=0.5, e=0.97, ee=_LOG2 - 0.97),  # log(1 + e) within 0.01
+            "silu": _row(x=0.5, aq=1),
+            "gelu": _row(scale=1.702, x=0.5 / 1.702, aq=1 / 1.702),  # Hendrycks and Gimpel's sigmoid form
+            "sine": _row(sin=1),
+            "cosine": _row(shift=np.pi / 2, sin=1),
+            "gaussian": _row(scale=1.6, eqq=4),  # sech²(0.8 x), within 0.03 of exp(-x²/2)
+            "laplace_bump": _row(e=1),
+            "hard_sigmoid": _row(scale=0.5, one=0.5, clip=0.5),
+            "hard_tanh": _row(clip=1),
+            "winner": _row(winner=1),
+        }[name]
+        for name in ACTIVATIONS
+    ]
+)
+
+
+# what an activation needs beside polynomials, |x|, sign and clip
+_EXPONENTIAL = ("e", "se", "sq", "aq", "ee", "eqq")
+NEEDS_EXPONENTIAL = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name in _EXPONENTIAL]] != 0, axis=1)
+NEEDS_SINE = ACTIVATION_TABLE[:, 2 + _BASIS.index("sin")] != 0
+
+
+def activate(x: Array, code: Array, present: Array) -> Array:
+    """Apply an activation to every unit (all but its share of `winner`, which looks at several).
+
+    The polynomial part is always computed, the exponential and the sine parts where any edge of the batch needs them.
+
+    Args:
+        x: f32[B, H, rows], pre-activations.
+        code: i32[B], rows of `ACTIVATION_TABLE`.
+        present: bool[B], edges that count.
+
+    Returns:
+        f32[B, H, rows].
+    """
+    rows = jnp.asarray(ACTIVATION_TABLE)[code]
+
+    def weight(name: str) -> Array:
+        return rows[:, 2 + _BASIS.index(name), None, None]
+
+    x = jnp.clip(rows[:, 0, None, None] * x + rows[:, 1, None, None], -50.0, 50.0)
+    a = jnp.abs(x)
+    s = jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
+    parts = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
+    out = weight("one") + sum(weight(name) * part for name, part in parts.items())
+
+    def exponential(out: Array) -> Array:
+        e = jnp.exp(-a)
+        q = 1.0 / (1.0 + e)
+        parts = {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
+        return out + sum(weight(name) * parts[name] for name in _EXPONENTIAL)
+
+    out = jax.lax.cond(jnp.any(jnp.asarray(NEEDS_EXPONENTIAL)[code] & present), exponential, lambda out: out, out)
+    return jax.lax.cond(jnp.any(jnp.asarray(NEEDS_SINE)[code] & present), lambda out: out + weight("sin") * sine(x), lambda out: out, out)
+
+
+def winner(x: Array, depth: Array) -> Array:
+    """1 for the largest unit of each aligned group of 2^depth, else 0: f32[..., H, rows]; depth i32[...]; zeros where depth is 0.
+
+    Linear scores whose winner is a leaf make a group an oblivious decision tree of that depth.
+    """
+    *lead, units, rows = x.shape
+    best, out = x, jnp.full_like(x, jnp.inf)
+    for level in range(_TREE_FEATURES):
+        if units % (2 << level):
+            break
+        paired = best.reshape(*lead, units >> (level + 1), 2, 1 << level, rows)
+        best = jnp.broadcast_to(jnp.max(paired, axis=-3, keepdims=True), paired.shape).reshape(x.shape)
+        out = jnp.where((depth == level + 1)[..., None, None], best, out)
+    return (x >= out).astype(jnp.float32)
+
+
+def _bell(word: Array) -> Array:
+    """A nearly normal weight of one word, from the sum of its four bytes (no transcendental; |value| < 3.5)."""
+    mask = jnp.uint32(0xFF)
+    total = (word & mask) + ((word >> 8) & mask) + ((word >> 16) & mask) + (word >> 24)
+    return (total.astype(jnp.float32) - 510.0) * jnp.float32(1 / 147.8)
+
+
+def edge_weights(key: Array, width: Array, hidden: Array, density: Array, gain: Array, bias: Array, depth: Array, W: int, H: int) -> tuple[Array, Array, Array]:
+    """First and last layer of one edge, a pure function of its key and the unit's index, hence the same at any capacity.
+
+    Args:
+        key: u32[2].
+        width: i32[], lanes of the parent.
+        hidden: i32[], units in use.
+        density: u32[], share of weights kept, in 2^-24.
+        gain: f32[], scale of the pre-activations.
+        bias: f32[], scale of the biases.
+        depth: i32[], depth of a tree, 0 for dense layers.
+        W: lanes.
+        H: units.
+
+    Returns:
+        A_0 f32[H, W], b_0 f32[H], A_out f32[W, H].
+    """
+    unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+    column = jnp.arange(2 * W + 1, dtype=jnp.int32)
+    word, second = row_pair(key, unit[:, None], jnp.where(column < W, column, column + 1024 - W)[None, :])
+    kept = chance(second, density)
+    weight = jnp.where(kept, _bell(word), 0.0)
+    fan_in = jnp.sqrt(width.astype(jnp.float32))
+    dense, dense_bias = gain * weight[:, :W] / fan_in, bias * _bell(word[:, W])
+    used = unit < hidden
+    out = jnp.where(used[:, None], weight[:, W + 1 :], 0.0) / jnp.sqrt(hidden.astype(jnp.float32))
+
+    # a tree: unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features and thresholds belong to the group
+    j = jnp.arange(_TREE_FEATURES, dtype=jnp.int32)
+    group = unit >> depth
+    to_feature, to_threshold = row_pair(key, group[:, None], 4096 + j[None, :])
+    sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32) * (j[None, :] < depth)
+    feature = ((to_feature >> 16).astype(jnp.int32) * width) >> 16
+    tree = jnp.sum(jnp.where(feature[:, :, None] == lane, sign[:, :, None], 0.0), axis=1)
+    tree_bias = -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
+    is_tree = depth > 0
+    leaf = jnp.where(used[:, None], _bell(word[:, W + 1 :]), 0.0)
+    return jnp.where(is_tree, tree, dense), jnp.where(is_tree, tree_bias, dense_bias), jnp.where(is_tree, leaf, out).T
+
+
+def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain: Array, bias: Array, H: int) -> tuple[Array, Array]:
+    """A_l f32[H, H] and b_l f32[H] of a later layer of one edge."""
+    unit = jnp.arange(H, dtype=jnp.int32)
+    column = jnp.arange(H + 1, dtype=jnp.int32)
+    word, second = row_pair(key, unit[:, None], (layer * 2048 + 8192 + jnp.where(column < H, column, 1024 + column - H))[None, :])
+    kept = chance(second[:, :H], density) & (unit < hidden)
+    scale = gain / jnp.sqrt(hidden.astype(jnp.float32))
+    return jnp.where(kept, _bell(word[:, :H]), 0.0) * scale, bias * _bell(word[:, H])
+
+
+# ---------------------------------------------------------------- families
+
+
+def _code(name: str) -> int:
+    return ACTIVATIONS.index(name)
+
+
+class _Form(dict[str, Array]):
+    """Parameters of the universal form: hidden, layers, depth, gain, bias (arrays over edges) and activation [..., L]."""
+
+
+def _linear(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """y = A x."""
+    units = jnp.minimum(prior.width.high, prior.hidden.high)
+    return _Form(form, hidden=jnp.broadcast_to(units, form["hidden"].shape), layers=jnp.ones_like(form["layers"]), activation=_all(form, "identity"))
+
+
+def _mlp(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """Dense layers with an activation drawn for each."""
+    return form
+
+
+def _tree(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """A sum of oblivious decision trees of one depth: groups of 2^depth linear units of which the winner speaks."""
+    depth = form["depth"]
+    trees = jnp.maximum(form["hidden"] >> depth, 1)
+    return _Form(form, hidden=trees << depth, layers=jnp.ones_like(form["layers"]), activation=_all(form, "winner"))
+
+
+def _fourier(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """Random Fourier features (Rahimi and Recht 2007): sines of random projections, phases over a whole turn."""
+    units = jnp.broadcast_to(prior.hidden.high, form["hidden"].shape)
+    phase = jnp.full_like(form["bias"], 2.0)
+    return _Form(form, hidden=units, gain=2.0 * form["gain"], bias=phase, layers=jnp.ones_like(form["layers"]), activation=_all(form, "sine"))
+
+
+def _quadratic(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """Squares of random projections, hence all products of two lanes."""
+    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=_all(form, "square"))
+
+
+def _threshold(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+    """Hard steps of random projections."""
+    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=_all(form, "step"))
+
+
+def _all(form: _Form, name: str) -> Array:
+    return jnp.full_like(form["activation"], _code(name))
+
+
+SAMPLERS: dict[str, Callable[[_Form, Array, SCMPrior], _Form]] = {
+    "linear": _linear,
+    "mlp": _mlp,
+    "tree": _tree,
+    "fourier": _fourier,
+    "quadratic": _quadratic,
+    "threshold": _threshold,
+}
+assert tuple(SAMPLERS) == FAMILIES
+
+
+def _edge_scale(key: Array, prior: SCMPrior) -> Array:
+    """The weight of each edge, by one of the laws of `jaxrel.registry.SCALES`."""
+    law = draw_choice(key, "scale law", prior.scales)
+    word, sign = pair(key, 0, "scale")
+    u = uniform(word)
+    z, _ = normals((word, sign))
+    half = jnp.float32(np.pi) * (u - 0.5)
+    tangent = jnp.clip(jnp.sin(half) / jnp.maximum(jnp.cos(half), 1e-3), -10.0, 10.0)
+    signed = jnp.where(sign >> 31 == 1, jnp.float32(-1.0), jnp.float32(1.0))
+    by_law = (signed, z, signed * jnp.exp(0.5 * z), tangent, 4.0 * u - 2.0)
+    out = by_law[0]
+    for code, value in enumerate(by_law[1:], 1):
+        out = jnp.where(law == code, value, out)
+    return out
+
+
+def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, Array]:
+    """Sample the mechanisms of all edges.
+
+    Args:
+        key: u32[E, 2], one key an edge.
+        prior: the ``scm`` section.
+        capacity: static sizes.
+
+    Returns:
+        The ``edge_*`` fields of `jaxrel.types.SCM` except ``edge_start``, ``edge_parent`` and ``edge_key``, and ``fits`` bool[E].
+    """
+    family = draw_choice(key, "family", prior.families)
+    layer = jnp.arange(capacity.layers, dtype=jnp.int32)
+    sizes = draw_integers(key, {"hidden": prior.hidden, "layers": prior.layers, "depth": prior.depth})
+    drawn = _Form(
+        hidden=sizes["hidden"],
+        layers=sizes["layers"],
+        depth=sizes["depth"],
+        gain=draw_real(key, "gain", prior.gain),
+        bias=draw_real(key, "bias", prior.bias),
+        activation=draw_choice(key[..., None, :], "activation", prior.activations, layer),
+    )
+    chosen = drawn
+    for code, sampler in enumerate(SAMPLERS.values()):
+        form = sampler(drawn, key, prior)
+        is_it = family == code
+        chosen = _Form({name: jnp.where(is_it[..., None] if x.ndim > is_it.ndim else is_it, form[name], x) for name, x in chosen.items()})
+    fits = (chosen["hidden"] <= capacity.hidden) & (chosen["layers"] <= capacity.layers)
+    return {
+        "edge_family": family,
+        "edge_scale": _edge_scale(key, prior),
+        "edge_gain": chosen["gain"],
+        "edge_bias": chosen["bias"],
+        "edge_density": draw_share(key, "density", prior.density),
+        "edge_hidden": jnp.clip(chosen["hidden"], 1, capacity.hidden),
+        "edge_layers": jnp.clip(chosen["layers"], 1, capacity.layers),
+        "edge_depth": jnp.where(family == FAMILIES.index("tree"), chosen["depth"], 0),
+        "edge_activation": chosen["activation"],
+        "fits": fits,
+    }

@@ -1,0 +1,427 @@
+"""The prior: the distribution over databases, a pytree of traced leaves, and its validation on the host.
+
+A leaf is a `Range`, a `Weights` or a number; TOML mirrors the tree field by field. Draws that decide structure (`draw_integer`,
+`draw_choice`, `draw_share`) use integers, single divisions and square roots only, all of which every instruction set rounds alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrel import struct
+from jaxrel.random import below, bits, chance, mulhi, name_id, pair, uniform
+from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, POPULARITIES, SCALES
+from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+
+__all__ = [
+    "LayoutPrior",
+    "LinkPrior",
+    "Prior",
+    "Range",
+    "SCMPrior",
+    "SchemaPrior",
+    "Weights",
+    "capacity_for",
+    "check",
+    "draw_choice",
+    "draw_flag",
+    "draw_integer",
+    "draw_integers",
+    "draw_real",
+    "draw_share",
+    "read_prior",
+]
+
+_BUCKETS = 64  # integer ranges up to this many values are drawn by exact mass, wider ones by this many buckets
+_MOST_ROWS = 1 << 30
+
+
+@struct.dataclass
+class Range:
+    """Numbers between ``low`` and ``high`` (both included) with density proportional to ``x ** -power``."""
+
+    low: Array  # i32[] or f32[]
+    high: Array  # i32[] or f32[]
+    power: Array  # f32[], 0 uniform, 1 log-uniform
+
+
+@struct.dataclass
+class Weights:
+    """Relative weights over the names of a registry."""
+
+    weight: Array  # f32[names]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    """What a leaf may hold: a kind ("integer", "real", "share", "number", "weights") and its bounds."""
+
+    kind: str
+    low: float = 0.0
+    high: float = 1.0
+    names: tuple[str, ...] = ()
+
+
+def _leaf(kind: str, low: float = 0.0, high: float = 1.0, names: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(metadata={"spec": _Spec(kind, low, high, names)})
+
+
+@struct.dataclass
+class LayoutPrior:
+    """Parameters of the random DAGs, for schemas and for SCMs."""
+
+    attach: Array = _leaf("number", 1, 8)  # Barabási–Albert: edges of a new node
+    probability: Range = _leaf("share")  # Erdős–Rényi: share of edges
+    neighbours: Range = _leaf("integer", 1, 8)  # Watts–Strogatz: neighbours on each side
+    rewire: Range = _leaf("share")  # Watts–Strogatz
+    depth: Range = _leaf("integer", 2, 64)  # layered
+    drop: Array = _leaf("number", 0, 1)  # layered: share of layer-to-layer edges left out
+
+
+@struct.dataclass
+class SchemaPrior:
+    """Tables, rows, columns, keys and time spans."""
+
+    tables: Range = _leaf("integer", 1, 1024)
+    layouts: Weights = _leaf("weights", names=LAYOUTS)
+    sink_drop: Array = _leaf("number", 0, 1)  # Barabási–Albert: a sink with several parents loses one
+    double_key: Array = _leaf("number", 0, 1)  # a table has a second key to one of its parents
+    self_reference: Array = _leaf("number", 0, 1)
+    nullable_key: Array = _leaf("number", 0, 1)
+    null_key: Range = _leaf("share")  # share of nulls in a nullable key
+    entity_rows: Range = _leaf("integer", 1, _MOST_ROWS)
+    activity_rows: Range = _leaf("integer", 1, _MOST_ROWS)
+    columns: Range = _leaf("integer", 1, 1024)
+    kinds: Weights = _leaf("weights", names=KINDS)
+    classes: Range = _leaf("integer", 2, 1024)
+    missing_column: Array = _leaf("number", 0, 1)
+    missing: Range = _leaf("share")  # share of missing values in such a column
+    days: Range = _leaf("integer", -20000, 24000)  # days since 1970-01-01 between which the span of the events lies
+    least_days: Array = _leaf("number", 30, 3650)
+
+
+@struct.dataclass
+class LinkPrior:
+    """How foreign keys choose parent rows."""
+
+    uniform: Array = _leaf("number", 0, 1)
+    levels: Range = _leaf("integer", 1, LEVELS)
+    clusters: Range = _leaf("integer", 1, CLUSTERS)
+    strong: Array = _leaf("number", 0, 1)  # share of keys whose matching clusters have affinity 0.9
+    match: Range = _leaf("share")  # affinity of matching clusters of the other keys
+    other: Range = _leaf("share")  # affinity of clusters that do not match
+    popularity: Weights = _leaf("weights", names=POPULARITIES)
+    inactive: Range = _leaf("share", 0, 0.99)
+    roots: Range = _leaf("share")  # self-references: share of rows without a parent
+
+
+@struct.dataclass
+class SCMPrior:
+    """Structural causal models."""
+
+    layouts: Weights = _leaf("weights", names=LAYOUTS)
+    nodes: Range = _leaf("integer", 1, 1024)  # at least so many
+    observed: Range = _leaf("share")  # and at least columns + ceil(columns / observed) + spare; 0: columns + spare
+    spare: Array = _leaf("number", 0, 64)
+    roots: Array = _leaf("number", 0.01, 1)  # largest share of exogenous nodes
+    width: Range = _leaf("integer", 1, 256)
+    categorical: Array = _leaf("number", 0, 1)  # share of categorical nodes among those that no column observes
+    exogenous: Weights = _leaf("weights", names=EXOGENOUS)
+    trend_power: Range = _leaf("real", 0, 8)
+    period: Range = _leaf("share")  # cycle length as a share of the rows
+    rho: Range = _leaf("real", 0, 0.95)
+    series_noise: Array = _leaf("number", 0, 100)  # noise of a time series on an activity table, beside trend and cycle of ±1
+    families: Weights = _leaf("weights", names=FAMILIES)
+    activations: Weights = _leaf("weights", names=ACTIVATIONS)
+    hidden: Range = _leaf("integer", 1, 1024)
+    layers: Range = _leaf("integer", 1, 16)
+    depth: Range = _leaf("integer", 1, 6)  # of trees
+    gain: Range = _leaf("real", 1e-3, 1e3)  # pre-activation scale
+    bias: Range = _leaf("real", 0, 100)
+    density: Range = _leaf("share", 0.01, 1)
+    scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
+    combine: Weights = _leaf("weights", names=COMBINES)
+    noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
+    gathers: Range = _leaf("integer", 0, EXPORTS)  # parent nodes read through one foreign key
+    gather_edge: Array = _leaf("number", 0, 1)  # share of mechanism nodes that a gathered node feeds
+    summary: Array = _leaf("number", 0, 1)  # referenced tables sum up all their columns in one more node, which keys gather first
+    value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
+
+
+@struct.dataclass
+class Prior:
+    """The distribution over databases."""
+
+    layouts: LayoutPrior
+    schema: SchemaPrior
+    links: LinkPrior
+    scm: SCMPrior
+
+
+# ---------------------------------------------------------------- draws
+
+
+def _power(x: Array, power: Array) -> Array:
+    """x ** -power for power a multiple of one half up to 4, by divisions and one square root (each rounded once, everywhere alike)."""
+    halves = jnp.round(power * 2).astype(jnp.int32)
+    out = jnp.where(halves % 2 == 1, 1.0 / jnp.sqrt(x), jnp.ones_like(x))
+    for i in range(1, 5):
+        out = jnp.where(halves >= 2 * i, out / x, out)
+    return out
+
+
+def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> dict[str, Array]:
+    """Draw several integers with mass proportional to ``n ** -power`` (exact up to 64 values, in 64 geometric buckets beyond).
+
+    Args:
+        key: u32[..., 2].
+        laws: integer ranges by the name of the draw; a power is rounded to a multiple of 1/2 in 0…4.
+        i: i32[...], number of the draw.
+
+    Returns:
+        By name, i32[...].
+    """
+    names = list(laws)
+    lows = jnp.stack([laws[n].low for n in names]).astype(jnp.int32)[:, None]
+    highs = jnp.maximum(jnp.stack([laws[n].high for n in names]).astype(jnp.int32)[:, None], lows)
+    power = jnp.stack([laws[n].power for n in names])[:, None]
+    j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
+    root = (highs + 1).astype(jnp.float32) / jnp.maximum(lows, 1).astype(jnp.float32)
+    for _ in range(6):  # the 64th root
+        root = jnp.sqrt(root)
+    growth = jnp.ones_like(j, dtype=jnp.float32)
+    for bit in range(6):
+        growth = growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0))
+        root = root * root
+    geometric = jnp.clip((jnp.maximum(lows, 1).astype(jnp.float32) * growth).astype(jnp.int32), lows, highs)
+    wide = jnp.where(j == 0, lows, jnp.where(j == _BUCKETS, highs + 1, geometric))
+    edges = jnp.where(highs - lows < _BUCKETS, jnp.minimum(lows + j, highs + 1), wide)
+    count = edges[:, 1:] - edges[:, :-1]
+    middle = edges[:, :-1].astype(jnp.float32) + (jnp.maximum(count, 1) - 1).astype(jnp.float32) * jnp.float32(0.5)
+    mass = count.astype(jnp.float32) * _power(jnp.maximum(middle, 0.5), power)
+    weight = ((mass / jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
+    cumulative = jnp.cumsum(weight, axis=1, dtype=jnp.uint32)  # [law, bucket]
+    lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
+    word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
+    bucket = jnp.sum(cumulative <= mulhi(word, cumulative[:, -1])[..., None], axis=-1, dtype=jnp.int32)
+    law = jnp.arange(len(names), dtype=jnp.int32)
+    value = edges[law, bucket] + below(inside, count[law, bucket])
+    return {n: value[..., m] for m, n in enumerate(names)}
+
+
+def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+    """One draw of `draw_integers`, i32[...]."""
+    return draw_integers(key, {name: law}, i)[name]
+
+
+def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+    """Draw f32[...] reals with density proportional to ``x ** -power``; for amplitudes, never for structure."""
+    u = uniform(bits(key, i, name))
+    low, high = law.low, jnp.maximum(law.high, law.low)
+    q = 1.0 - law.power
+    flat = jnp.abs(q) < 1e-3
+    a, b = jnp.maximum(low, 1e-12), jnp.maximum(high, 1e-12)
+    safe = jnp.where(flat, 1.0, q)
+    power = jnp.exp(jnp.log((1.0 - u) * jnp.exp(safe * jnp.log(a)) + u * jnp.exp(safe * jnp.log(b))) / safe)
+    logarithmic = jnp.exp(jnp.log(a) + u * (jnp.log(b) - jnp.log(a)))
+    curved = jnp.where(flat, logarithmic, power)
+    return jnp.where(law.power == 0, low + u * (high - low), jnp.clip(curved, low, high))
+
+
+def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+    """Draw u32[...] shares in units of 2^-24, uniform between low and high."""
+    low, high = (jnp.round(x * jnp.float32(2**24)).astype(jnp.uint32) for x in (law.low, law.high))
+    return low + mulhi(bits(key, i, name), jnp.maximum(high, low) - low + 1)
+
+
+def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0) -> Array:
+    """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
+    cumulative = jnp.cumsum(jnp.round(law.weight * 4096).astype(jnp.uint32), dtype=jnp.uint32)
+    return jnp.sum(cumulative <= mulhi(bits(key, i, name), cumulative[-1])[..., None], axis=-1, dtype=jnp.int32)
+
+
+def rate(share: Array) -> Array:
+    """A probability f32[] as u32[] in units of 2^-24."""
+    return jnp.round(share * jnp.float32(2**24)).astype(jnp.uint32)
+
+
+def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0) -> Array:
+    """bool[...], true with probability ``share``."""
+    return chance(bits(key, i, name), rate(share))
+
+
+# ---------------------------------------------------------------- host: reading and checking
+
+
+def _number(where: str, value: Any, spec: _Spec, integer: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (integer and value != int(value)) or value != value:
+        raise ValueError(f"{where}: expected {'an integer' if integer else 'a number'}, got {value!r}")
+    if not spec.low <= value <= spec.high:
+        raise ValueError(f"{where}: {value} lies outside the allowed {spec.low:g}…{spec.high:g}")
+    return float(value)
+
+
+def _read_leaf(where: str, value: Any, spec: _Spec) -> Any:
+    if spec.kind == "number":
+        return jnp.asarray(_number(where, value, spec, False), jnp.float32)
+    if spec.kind == "weights":
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a table of weights such as {{ {spec.names[0]} = 1.0 }}, got {value!r}")
+        for name in value:
+            if name not in spec.names:
+                raise ValueError(f"{where}.{name}: unknown key; known are {', '.join(spec.names)}")
+        weights = [_number(f"{where}.{n}", value.get(n, 0.0), _Spec("number", 0, 4096), False) for n in spec.names]
+        if max(weights) * 4096 < 1:
+            raise ValueError(f"{where}: all weights are 0; give at least one name a weight")
+        return Weights(weight=jnp.asarray(weights, jnp.float32))
+    integer = spec.kind == "integer"
+    if not isinstance(value, Mapping):
+        value = {"low": value, "high": value}
+    for name in value:
+        if name not in ("low", "high", "power"):
+            raise ValueError(f"{where}.{name}: unknown key; a range has low, high and power")
+    for name in ("low", "high"):
+        if name not in value:
+            raise ValueError(f"{where}.{name}: missing key; a range has low, high and power")
+    low, high = (_number(f"{where}.{n}", value[n], spec, integer) for n in ("low", "high"))
+    power = _number(f"{where}.power", value.get("power", 0.0), _Spec("number", 0, 4), False)
+    dtype = jnp.int32 if integer else jnp.float32
+    return Range(low=jnp.asarray(low, dtype), high=jnp.asarray(high, dtype), power=jnp.asarray(power, jnp.float32))
+
+
+def _read_section(where: str, cls: Any, data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where}: expected a table [{where}], got {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in data:
+        if name not in fields:
+            raise ValueError(f"{where}.{name}: unknown key; known are {', '.join(fields)}")
+    for name in fields:
+        if name not in data:
+            raise ValueError(f"{where}.{name}: missing key")
+    return cls(**{n: _read_leaf(f"{where}.{n}", data[n], f.metadata["spec"]) for n, f in fields.items()})
+
+
+_SECTIONS = {"layouts": LayoutPrior, "schema": SchemaPrior, "links": LinkPrior, "scm": SCMPrior}
+
+
+def read_prior(data: Mapping[str, Any]) -> Prior:
+    """Build a prior from nested mappings, as TOML gives them.
+
+    Args:
+        data: sections ``layouts``, ``schema``, ``links`` and ``scm``; a range is ``{low, high, power}`` or one number, weights are
+            a mapping from names to numbers (a missing name weighs 0).
+
+    Raises:
+        ValueError: naming the field, for an unknown or missing key, a value of the wrong type or outside its bounds.
+    """
+    for name in _SECTIONS:
+        if name not in data:
+            raise ValueError(f"{name}: missing section [{name}]")
+    return Prior(**{n: _read_section(n, cls, data[n]) for n, cls in _SECTIONS.items()})
+
+
+def _most_nodes(prior: Prior, columns: int) -> int:
+    scm = prior.scm
+    observed = int(np.round(float(scm.observed.low) * 2**24))
+    extra = -(-columns * 2**24 // observed) if observed > 0 else 0
+    return max(int(scm.nodes.high), columns + extra + int(scm.spare))
+
+
+def _most(prior: Prior, columns: int, keys: int) -> tuple[int, int]:
+    """Most nodes and edges of one table with so many columns and keys."""
+    nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high)
+    summary = int(float(prior.scm.summary) > 0)
+    return nodes + gathers + summary, nodes * (nodes - 1) // 2 + nodes + gathers * nodes + summary * columns
+
+
+def check(prior: Prior, capacity: Capacity) -> None:
+    """Validate a prior against its bounds and, at its worst case, against a capacity. Host side; leaves must be concrete.
+
+    Raises:
+        ValueError: naming the field, for low > high, a value outside its bounds, a logarithmic range from 0, or a capacity too small.
+    """
+    for section, cls in _SECTIONS.items():
+        for field in dataclasses.fields(cls):
+            spec, value, where = field.metadata["spec"], getattr(getattr(prior, section), field.name), f"{section}.{field.name}"
+            if spec.kind == "weights":
+                weight = np.asarray(value.weight)
+                if weight.shape != (len(spec.names),) or not (weight >= 0).all() or weight.max(initial=0) * 4096 < 1:
+                    raise ValueError(f"{where}: expected {len(spec.names)} weights of at least 0, not all 0, got {weight.tolist()}")
+                continue
+            if spec.kind == "number":
+                _number(where, float(value), spec, False)
+                continue
+            low, high, power = (float(x) for x in (value.low, value.high, value.power))
+            for name, x in (("low", low), ("high", high)):
+                if not spec.low - 1e-6 <= x <= spec.high + 1e-6:
+                    raise ValueError(f"{where}.{name}: {x:g} lies outside the allowed {spec.low:g}…{spec.high:g}")
+            if low > high:
+                raise ValueError(f"{where}: low = {low:g} is above high = {high:g}; exchange them")
+            if spec.kind == "share" and power != 0:
+                raise ValueError(f"{where}.power: shares are drawn uniformly; set power = 0")
+            if spec.kind == "integer" and (power * 2 != round(power * 2) or not 0 <= power <= 4):
+                raise ValueError(f"{where}.power: {power:g} is not a multiple of 0.5 between 0 and 4")
+            if power > 0 and low <= 0:
+                raise ValueError(f"{where}: low = {low:g} must be above 0 where power is not 0")
+    schema, scm = prior.schema, prior.scm
+    if int(schema.days.high) - int(schema.days.low) < int(schema.least_days):
+        raise ValueError(f"schema.days: the range holds no span of schema.least_days = {int(schema.least_days)} days; widen it")
+    tables, columns = int(schema.tables.high), int(schema.columns.high)
+    keys = min(MAX_FOREIGN_KEYS, tables + 1)
+    entity, activity = (t + (t > 1) for t in (tiles_of(int(schema.entity_rows.high)), tiles_of(int(schema.activity_rows.high))))
+    tiles = max(activity, (tables - 1) * max(activity, entity) + min(entity, activity) if tables > 1 else 0, tables * entity)
+    nodes, edges = _most(prior, columns, keys)
+    classes = max(int(schema.classes.high), 2)
+    need = {"tables": tables, "foreign_keys": keys, "columns": columns, "rows": tiles * 1024, "nodes": nodes, "edges": tables * edges}
+    need |= {"width": int(scm.width.high), "hidden": max(int(scm.hidden.high), 2 ** int(scm.depth.high)), "layers": int(scm.layers.high)}
+    need |= {"classes": classes}
+    for name, least in need.items():
+        if getattr(capacity, name) < least:
+            raise ValueError(f"capacity.{name}: the prior can need {least}, but the capacity is {getattr(capacity, name)}; raise it or narrow the prior")
+
+
+def capacity_for(schema: Schema, prior: Prior) -> Capacity:
+    """The smallest capacity that holds a given schema with SCMs of a prior. Host side; arrays must be concrete.
+
+    Args:
+        schema: one schema; its padded shapes give tables, keys and columns.
+        prior: its ``scm`` section bounds nodes, edges, width and units.
+    """
+    tables, keys = schema.fk_parent.shape
+    columns = schema.column_kind.shape[1]
+    sizes = [_most(prior, int(c), int(k)) for c, k in zip(schema.column_count, schema.fk_count, strict=True)]
+    _, tiles = row_offsets_host(schema)
+    scm = prior.scm
+    return Capacity(
+        tables=tables,
+        foreign_keys=keys,
+        columns=columns,
+        rows=tiles * 1024,
+        nodes=max(n for n, _ in sizes),
+        edges=sum(e for _, e in sizes),
+        width=int(scm.width.high),
+        hidden=max(int(scm.hidden.high), 2 ** int(scm.depth.high)),
+        layers=int(scm.layers.high),
+        classes=max(int(np.max(np.asarray(schema.column_classes))), int(prior.schema.classes.high), 2),
+    )
+
+
+def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
+    """Row offsets and tiles of a concrete schema, counted in Python integers so that nothing overflows."""
+    offsets, tile = [], 0
+    for rows in np.asarray(schema.row_count).tolist():
+        tiles = tiles_of(rows)
+        tile += int(tiles > 1)
+        offsets.append(tile * 1024)
+        tile += tiles
+    return np.asarray(offsets), tile
+
+

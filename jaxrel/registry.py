@@ -1,0 +1,39 @@
+"""The names of all families, in the order of their codes. Names never enter a pytree: a `Weights` leaf follows this order.
+
+A family's sampler is registered under its name in the module that implements it, which asserts that the two agree.
+"""
+
+from jaxrel.types import Combine, Kind, Popularity
+
+__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "POPULARITIES", "SCALES"]
+
+LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
+KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
+POPULARITIES = tuple(p.name.lower() for p in Popularity)
+COMBINES = tuple(c.name.lower() for c in Combine)
+EXOGENOUS = ("series", "normal", "uniform", "beta", "mixture")
+FAMILIES = ("linear", "mlp", "tree", "fourier", "quadratic", "threshold")
+SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
+ACTIVATIONS = (
+    "identity",
+    "relu",
+    "leaky_relu",
+    "abs",
+    "square",
+    "step",
+    "sign",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "selu",
+    "softplus",
+    "silu",
+    "gelu",
+    "sine",
+    "cosine",
+    "gaussian",
+    "laplace_bump",
+    "hard_sigmoid",
+    "hard_tanh",
+    "winner",
+)

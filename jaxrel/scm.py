@@ -1,0 +1,246 @@
+"""Stage three: the structural causal model of every table, sampled as data for the kernel.
+
+Nodes of a table come in an order in which parents precede children: exogenous nodes, gather nodes, the first mechanism node, gather
+nodes of self-references (they read that first mechanism, which descends from none of them), the other mechanism nodes, and
+last a summary of all columns where the prior asks for one.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrel import struct
+from jaxrel.exogenous import sample_exogenous
+from jaxrel.layouts import sample_dag
+from jaxrel.mechanisms import sample_edges
+from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
+from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, uniform
+from jaxrel.types import EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
+
+__all__ = ["sample_scm"]
+
+
+@struct.dataclass
+class _TableGraph:
+    """One table's node graph, before edges are listed."""
+
+    count: Array  # i32[]
+    kind: Array  # i32[N]
+    adjacency: Array  # bool[N, N], [parent, child]
+    column_node: Array  # i32[C]
+    gather_fk: Array  # i32[N]
+    gather_export: Array  # i32[N]
+    export_node: Array  # i32[EXPORTS]
+    fits: Array  # bool[]
+
+
+def _node_count(key: Array, prior: Prior, columns: Array) -> Array:
+    """i32[]: nodes besides gathers and summary: at least the drawn number, and enough for all columns."""
+    law = prior.scm
+    low, high = rate(law.observed.low), rate(law.observed.high)
+    observed = low + below(bits(key, 0, "observed"), high - low + 1).astype(jnp.uint32)
+    share = jnp.maximum(observed >> 8, 1)  # in 2^-16, so that columns · 2^16 fits a word
+    extra = ((columns.astype(jnp.uint32) << 16) + share - 1) // share
+    extra = jnp.where(high > 0, extra.astype(jnp.int32), 0)
+    return jnp.maximum(draw_integer(key, "nodes", law.nodes), columns + extra + law.spare.astype(jnp.int32))
+
+
+def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+    """Give parents to exogenous nodes beyond the allowed share: those with the highest numbers get a random earlier one."""
+    i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
+    share = (rate(prior.scm.roots) >> 8).astype(jnp.int32)  # in 2^-16
+    allowed = jnp.maximum((n * share) >> 16, 1)
+    is_root = ~jnp.any(adjacency, axis=0) & (i < n)
+    late = is_root & (jnp.cumsum(is_root, dtype=jnp.int32) > allowed)
+    parent = below(bits(key, i, "late root"), i)
+    return adjacency | (late[None, :] & (i[:, None] == parent[None, :]))
+
+
+def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, table: Array) -> _TableGraph:
+    law, N = prior.scm, capacity.nodes
+    i = jnp.arange(N, dtype=jnp.int32)
+    columns = schema.column_count[table]
+    parents = schema.fk_parent[table]
+    referenced = jnp.any((schema.fk_parent == table) & (jnp.arange(schema.fk_parent.shape[0], dtype=jnp.int32) != table)[:, None])
+    wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns), 0)
+    n = jnp.minimum(wished, N)
+    layout = draw_choice(key, "layout", law.layouts)
+    dag = _spread_roots(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
+    is_root = ~jnp.any(dag, axis=0) & (i < n)
+    is_inner = jnp.any(dag, axis=0) & (i < n)
+    roots, inner = jnp.sum(is_root, dtype=jnp.int32), jnp.sum(is_inner, dtype=jnp.int32)
+
+    # gathers: of each key some exports; of a self-reference only export 0, the first mechanism
+    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
+    is_self = parents == table
+    wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k), 0, EXPORTS))
+    wanted = jnp.where(is_self, jnp.minimum(wanted, (inner >= 2).astype(jnp.int32)), wanted)
+    wanted = jnp.where(inner >= 1, wanted, 0)
+    ahead = jnp.where(is_self, 0, wanted)
+    before = roots + jnp.sum(ahead, dtype=jnp.int32)
+    itself = jnp.sum(wanted - ahead, dtype=jnp.int32)
+    summary = draw_flag(key, "summary", law.summary) & referenced
+    total = before + inner + itself + summary
+
+    # position of each node of the DAG in the table's order
+    rank = jnp.cumsum(is_inner, dtype=jnp.int32) - 1
+    position = jnp.where(is_root, jnp.cumsum(is_root, dtype=jnp.int32) - 1, before + rank + jnp.where(rank >= 1, itself, 0))
+    position = jnp.where(is_root | is_inner, position, N)
+    source = jnp.zeros(N, jnp.int32).at[position].set(i, mode="drop")  # node of the DAG at a position
+    from_dag = jnp.zeros(N, bool).at[position].set(is_root | is_inner, mode="drop")
+    kind = jnp.where(from_dag & is_root[source], NodeKind.EXOGENOUS, jnp.int32(NodeKind.MECHANISM))
+
+    # gather nodes: number g lies at roots + g (other tables) or right after the first mechanism (itself)
+    first = jnp.where(is_self, before + 1 + jnp.cumsum(wanted - ahead, dtype=jnp.int32) - wanted, roots + jnp.cumsum(ahead, dtype=jnp.int32) - ahead)
+    slot = jnp.arange(EXPORTS, dtype=jnp.int32)
+    at = jnp.where(slot[None, :] < wanted[:, None], first[:, None] + slot[None, :], N)  # [K, EXPORTS]
+    turn = below(bits(key, k, "export"), EXPORTS)
+    export = jnp.where(law.summary > 0, (slot[None, :] + 1) % EXPORTS, (slot[None, :] + turn[:, None]) % EXPORTS)
+    export = jnp.where(is_self[:, None], 0, export)
+    put = lambda x: jnp.zeros(N, jnp.int32).at[at.reshape(-1)].set(jnp.broadcast_to(x, at.shape).reshape(-1), mode="drop")  # noqa: E731
+    gather_fk, gather_export = put(k[:, None]), put(export)
+    is_gather = jnp.zeros(N, bool).at[at.reshape(-1)].set(True, mode="drop")
+    of_self = is_gather & (i >= before)
+    kind = jnp.where(is_gather, NodeKind.GATHER, kind)
+
+    # edges: the DAG's, from gathers into mechanisms, from columns into the summary
+    adjacency = dag[source][:, source] & from_dag[:, None] & from_dag[None, :]
+    is_mechanism = from_dag & is_inner[source]
+    mechanism_rank = jnp.where(is_mechanism, rank[source], -1)
+    fed = chance(row_bits(named_key(key, "gather edge"), i[None, :], i[:, None]), rate(law.gather_edge))
+    favourite = below(bits(key, i, "favourite"), jnp.maximum(inner - of_self, 1)) + of_self
+    fed = (fed | (mechanism_rank[None, :] == favourite[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= of_self[:, None])
+    adjacency = adjacency | (is_gather[:, None] & fed)
+
+    # columns observe distinct nodes: the first three mechanisms, the others whatever comes
+    luck = bits(key, source, "column")
+    ranks = jnp.argsort(jnp.argsort(jnp.where(is_mechanism, luck >> 1, jnp.uint32(0xFFFFFFFF)), stable=True), stable=True)
+    order = jnp.argsort(jnp.where(is_mechanism & (ranks < 3), ranks.astype(jnp.uint32), jnp.where(from_dag, (luck >> 2) + 3, jnp.uint32(0xFFFFFFFF))), stable=True)
+    c = jnp.arange(capacity.columns, dtype=jnp.int32)
+    column_node = order[c % jnp.maximum(n, 1)].astype(jnp.int32)
+    observed = jnp.zeros(N, bool).at[jnp.where(c < columns, column_node, N)].set(True, mode="drop")
+    at_summary = summary & (i == total - 1)
+    adjacency = adjacency | (observed[:, None] & at_summary[None, :])
+
+    # exports: the first mechanism, the summary (or a random mechanism), a random mechanism
+    mechanisms = jnp.argsort(~is_mechanism, stable=True).astype(jnp.int32)
+    draw = mechanisms[below(bits(key, slot, "exported"), jnp.maximum(inner, 1))]
+    export_node = jnp.where(slot == 0, mechanisms[0], jnp.where((slot == 1) & summary, total - 1, draw))
+    return _TableGraph(
+        count=jnp.minimum(total, N),
+        kind=kind,
+        adjacency=adjacency & (i < total)[:, None] & (i < total)[None, :],
+        column_node=column_node,
+        gather_fk=gather_fk,
+        gather_export=gather_export,
+        export_node=export_node,
+        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + summary <= N) & (columns <= jnp.maximum(n, 1)),
+    )
+
+
+def _list_edges(adjacency: Array, capacity: int) -> tuple[Array, Array, Array, Array, Array]:
+    """Edges in the order (table, child, parent): start i32[T, N+1], and of each edge table, child, parent i32[E]; and whether all fit."""
+    tables, nodes, _ = adjacency.shape
+    by_child = jnp.swapaxes(adjacency, 1, 2).reshape(-1)
+    indegree = jnp.sum(adjacency, axis=1, dtype=jnp.int32)  # [T, N]
+    ends = jnp.cumsum(indegree.reshape(-1), dtype=jnp.int32)
+    starts = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
+    index = jnp.arange(tables, dtype=jnp.int32)[:, None] * nodes + jnp.arange(nodes + 1, dtype=jnp.int32)[None, :]
+    start = starts[index]
+    place = jnp.where(by_child, jnp.cumsum(by_child, dtype=jnp.int32) - 1, capacity)
+    flat = jnp.zeros(capacity, jnp.int32).at[place].set(jnp.arange(by_child.shape[0], dtype=jnp.int32), mode="drop")
+    return jnp.minimum(start, capacity), flat // (nodes * nodes), (flat // nodes) % nodes, flat % nodes, ends[-1] <= capacity
+
+
+def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
+    """Sample the SCM of every table of a schema.
+
+    Args:
+        key: a PRNG key, typed or raw.
+        prior: ``scm`` and ``layouts`` sections are read.
+        schema: one schema.
+        capacity: static sizes.
+
+    Returns:
+        An `SCM` that is not calibrated: `simulate` measures ``node_shift`` and ``node_scale`` on its way.
+
+    Reference:
+        PluRel (arXiv 2602.04029), conditional causal mechanisms; TabICL (arXiv 2502.05564), random Cauchy graphs and tree mechanisms.
+
+    Example:
+        >>> import jax, jaxrel
+        >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
+        >>> schema = jaxrel.sample_schema(key, tiny.prior, tiny.capacity)
+        >>> scm = jaxrel.sample_scm(key, tiny.prior, schema, tiny.capacity)
+        >>> bool(scm.calibrated)
+        False
+    """
+    key = named_key(reduce_key(key), "scm")
+    law, T, N, W = prior.scm, capacity.tables, capacity.nodes, capacity.width
+    t, i, c = (jnp.arange(size, dtype=jnp.int32) for size in (T, N, capacity.columns))
+    table_key = named_key(key, "table", schema.table_id)
+    graph = jax.vmap(_table_graph, (0, None, None, None, 0))(table_key, prior, capacity, schema, t)
+
+    node_key = named_key(table_key[:, None], "node", i)
+    drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes})
+    drawn_width = drawn["width"]
+    width = jnp.clip(drawn_width, 1, W)
+    width = jnp.where(graph.kind == NodeKind.EXOGENOUS, 1, width)  # an exogenous node is a scalar
+    parent = jnp.take_along_axis(schema.fk_parent, graph.gather_fk, axis=1)
+    gathered = graph.export_node[jnp.maximum(parent, 0), graph.gather_export]
+    width = jnp.where(graph.kind == NodeKind.GATHER, width[jnp.maximum(parent, 0), gathered], width)
+
+    used = c[None, :] < schema.column_count[:, None]
+    labelled = used & ((schema.column_kind == Kind.CATEGORICAL) | (schema.column_kind == Kind.BOOLEAN))
+    to_node = jnp.where(used, graph.column_node, N)
+    observed = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(True, mode="drop")
+    of_column = jnp.zeros((T, N), jnp.int32).at[t[:, None], to_node].set(jnp.where(labelled, schema.column_classes, 0), mode="drop")
+    hidden_class = draw_flag(node_key, "categorical", law.categorical) & (graph.kind == NodeKind.MECHANISM)
+    drawn_classes = jnp.minimum(drawn["classes"], capacity.classes)
+    is_node = i[None, :] < graph.count[:, None]
+    is_summary = graph.kind == NodeKind.MECHANISM
+    is_summary = is_summary & (graph.export_node[:, 1:2] == i[None, :]) & (i[None, :] == graph.count[:, None] - 1)
+    classes = jnp.where(observed, of_column, jnp.where(hidden_class & ~is_summary, drawn_classes, 0))
+    classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER), classes, 0)
+
+    start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
+    edge_key = named_key(named_key(table_key, "edge")[edge_table], child, parent_node)
+    edges = sample_edges(edge_key, law, capacity)
+    edge_used = jnp.arange(capacity.edges, dtype=jnp.int32) < start[-1, -1]
+    fits = jnp.all(graph.fits) & edges_fit & jnp.all(jnp.where(edge_used, edges.pop("fits"), True))
+    fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
+
+    column_key = named_key(table_key[:, None], "column", schema.column_id)
+    lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
+    scale = draw_real(column_key, "scale", law.value_scale)
+    scale = jnp.where(schema.column_kind == Kind.INTEGER, jnp.maximum(scale, 3.0), scale)
+    offset_word, offset_flag = pair(column_key, 0, "offset")
+    offset = jnp.where(offset_flag >> 31 == 1, (8.0 * uniform(offset_word) - 4.0) * scale, 0.0)
+    return SCM(
+        key=key,
+        node_count=graph.count,
+        node_kind=graph.kind,
+        node_width=width,
+        node_classes=classes,
+        node_combine=draw_choice(node_key, "combine", law.combine),
+        node_noise=draw_real(node_key, "noise", law.noise),
+        gather_fk=graph.gather_fk,
+        gather_export=graph.gather_export,
+        export_node=graph.export_node,
+        **sample_exogenous(node_key, law, schema.is_activity[:, None]),
+        edge_start=start,
+        edge_parent=parent_node,
+        edge_key=edge_key,
+        **edges,
+        column_node=graph.column_node,
+        column_lane=lane,
+        column_offset=offset,
+        column_scale=scale,
+        node_shift=jnp.zeros((T, N, W), jnp.float32),
+        node_scale=jnp.ones((T, N, W), jnp.float32),
+        calibrated=jnp.asarray(False),
+        fits=fits,
+    )

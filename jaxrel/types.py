@@ -1,0 +1,265 @@
+"""The data model: frozen pytrees of padded numbers. Counts are the truth, masks are derived.
+
+Alphabet of the shape comments: ``T`` tables, ``K`` foreign keys of a table, ``C`` feature columns of a table, ``N`` nodes of a table,
+``E`` edges of the database, ``R`` rows of all tables together, ``W`` latent width, ``H`` hidden units, ``L`` layers, ``B`` databases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrel import struct
+
+__all__ = [
+    "CLUSTERS",
+    "EXPORTS",
+    "KNOTS",
+    "LEVELS",
+    "NO_ROW",
+    "NO_TABLE",
+    "MAX_FOREIGN_KEYS",
+    "SCM",
+    "TILE",
+    "Capacity",
+    "Combine",
+    "Database",
+    "Kind",
+    "LinkLaw",
+    "Links",
+    "NodeKind",
+    "Popularity",
+    "Schema",
+    "row_offsets",
+    "tiles_of",
+]
+
+NO_TABLE = -1  # no parent table: an unused foreign-key slot
+NO_ROW = -1  # no parent row: a null foreign key, or padding
+TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
+LEVELS = 5  # most levels of a hierarchical stochastic block model
+CLUSTERS = 3  # most clusters of one level
+EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
+KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
+MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
+
+
+class Kind(enum.IntEnum):
+    """What a feature column holds. Categorical and boolean values are codes; all others observe a real lane."""
+
+    NUMERIC = 0
+    INTEGER = 1
+    CATEGORICAL = 2
+    BOOLEAN = 3
+    TIMESTAMP = 4
+    DATE = 5
+    TEXT = 6
+    UUID = 7
+
+
+class LinkLaw(enum.IntEnum):
+    """How the parent rows of one foreign key are drawn."""
+
+    CLUSTER = 0  # hierarchical stochastic block model; uniform links are its one-cluster case
+    SLOT = 1  # unique keys and unique sets of keys: child rows take distinct slots
+    TREE = 2  # self-reference: the parent is a smaller row of the same table
+
+
+class Popularity(enum.IntEnum):
+    """How likely the rows of one cluster are, against each other, to be linked to."""
+
+    EQUAL = 0
+    PARETO = 1  # tail index 2.5
+
+
+class NodeKind(enum.IntEnum):
+    """Where a node of a table's SCM takes its value from."""
+
+    EXOGENOUS = 0
+    GATHER = 1  # a parent row's exported node, through a foreign key
+    MECHANISM = 2
+    AGGREGATE = 3  # over the children; not sampled yet
+
+
+class Combine(enum.IntEnum):
+    """How a mechanism node combines what its edges bring."""
+
+    SUM = 0
+    PRODUCT = 1
+    MAX = 2
+    LOGSUMEXP = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """The static sizes that arrays are padded to. Hashable; the only static argument.
+
+    Attributes:
+        tables: T.
+        foreign_keys: K, keys of one table.
+        columns: C, feature columns of one table.
+        rows: R, rows of all tables together, each table rounded up by `tiles_of`; a multiple of `TILE`.
+        nodes: N, nodes of one table's SCM.
+        edges: E, edges of all tables together.
+        width: W, lanes of a node.
+        hidden: H, units of an edge's hidden layer.
+        layers: L, hidden layers of an edge.
+        classes: categories of one column.
+    """
+
+    tables: int
+    foreign_keys: int
+    columns: int
+    rows: int
+    nodes: int
+    edges: int
+    width: int
+    hidden: int
+    layers: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"capacity.{field.name}: expected an integer of at least 1, got {value!r}")
+        if self.rows % TILE:
+            raise ValueError(f"capacity.rows: {self.rows} is not a multiple of the tile of {TILE} rows; use {tiles_of(self.rows) * TILE}")
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the row axis."""
+        return self.rows // TILE
+
+
+def tiles_of(rows):
+    """Tiles that hold ``rows`` rows; int or i32[...]."""
+    return (rows + (TILE - 1)) // TILE
+
+
+@struct.dataclass
+class Schema:
+    """Tables, kinds and keys. Tables are numbered in topological order (parents first), referenced tables before all others.
+
+    The rows of all tables lie end to end on one axis; a table starts on a tile boundary. A table of more than one tile leaves one
+    tile of padding *before* its rows, where the kernel computes the table's pilot.
+    """
+
+    key: Array  # u32[2], times and nulls
+    table_count: Array  # i32[]
+    table_id: Array  # u32[T], the name of the table's streams
+    row_count: Array  # i32[T]
+    row_offset: Array  # i32[T], first row of the table on the row axis
+    is_activity: Array  # bool[T], referenced by no other table
+    has_time: Array  # bool[T]
+    time_start: Array  # i32[T], seconds since 1970-01-01 UTC
+    time_span: Array  # i32[T], seconds
+    column_count: Array  # i32[T]
+    column_id: Array  # u32[T, C], the name of the column's streams
+    column_kind: Array  # i32[T, C], Kind
+    column_classes: Array  # i32[T, C], categories of a categorical or boolean column, else 0
+    column_null: Array  # u32[T, C], share of missing values, in 2^-24
+    fk_parent: Array  # i32[T, K], parent table or NO_TABLE; used slots come first
+    fk_id: Array  # u32[T, K], the name of the key's streams
+    fk_null: Array  # u32[T, K], share of null keys, in 2^-24
+    fk_law: Array  # i32[T, K], LinkLaw
+    fk_owner: Array  # i32[T, K], slot law: the first key of the unique set that this key belongs to (itself where it stands alone)
+    fits: Array  # bool[], nothing had to be clipped to the capacity
+
+    @property
+    def fk_count(self) -> Array:
+        """i32[T]: foreign keys of each table."""
+        return jnp.sum(self.fk_parent != NO_TABLE, axis=-1, dtype=jnp.int32)
+
+
+@struct.dataclass
+class Links:
+    """The parent row of each child row, for every foreign key, and the laws they were drawn from."""
+
+    key: Array  # u32[2]
+    parent_row: Array  # i32[K, R], row inside the parent table, or NO_ROW
+    levels: Array  # i32[T, K], levels of the block model (0: uniform)
+    parent_clusters: Array  # i32[T, K, LEVELS], clusters of each level on the parent's side
+    child_clusters: Array  # i32[T, K, LEVELS], on the child's side
+    affinity: Array  # u32[T, K, LEVELS, CLUSTERS, CLUSTERS], [parent's cluster, child's cluster], in 2^-32
+    popularity: Array  # i32[T, K], Popularity
+    inactive: Array  # u32[T, K], share of parents that no child links to, in 2^-24
+    roots: Array  # u32[T, K], tree law: share of rows without a parent, in 2^-24
+
+
+@struct.dataclass
+class SCM:
+    """The structural causal model of every table: nodes, edges in CSR order, what columns observe, and the calibration.
+
+    Weight matrices are pure functions of an edge's key and are drawn in the kernel; they are not stored.
+    """
+
+    key: Array  # u32[2], weights and prototypes
+    node_count: Array  # i32[T]
+    node_kind: Array  # i32[T, N], NodeKind, in an order in which parents come before children
+    node_width: Array  # i32[T, N], lanes in use
+    node_classes: Array  # i32[T, N], categories of a categorical node, 0 for a real one
+    node_combine: Array  # i32[T, N], Combine
+    node_noise: Array  # f32[T, N], standard deviation of the noise, in units of the signal
+    gather_fk: Array  # i32[T, N], gather nodes: through which foreign key
+    gather_export: Array  # i32[T, N], gather nodes: which export of the parent table
+    export_node: Array  # i32[T, EXPORTS], exported nodes of each table
+    series_trend: Array  # f32[T, N], amplitude of the trend
+    series_power: Array  # f32[T, N], its power law
+    series_cycle: Array  # f32[T, N], amplitude of the cycle
+    series_period: Array  # u32[T, N], length of a cycle as a share of the rows, in 2^-24
+    series_phase: Array  # u32[T, N], phase of row 0, in 2^-32 cycles
+    series_noise: Array  # f32[T, N], amplitude of the noise
+    series_rho: Array  # f32[T, N], its autoregression
+    noise_knots: Array  # f32[T, N, KNOTS], what a normal score of -4…4 becomes
+    edge_start: Array  # i32[T, N + 1], CSR: edges of node n are edge_start[n]…edge_start[n + 1]
+    edge_parent: Array  # i32[E], node of the same table
+    edge_family: Array  # i32[E], for people: the kernel reads the parameters below only
+    edge_key: Array  # u32[E, 2]
+    edge_scale: Array  # f32[E], weight of what the edge brings
+    edge_gain: Array  # f32[E], scale of the first layer's weights
+    edge_bias: Array  # f32[E], scale of its biases
+    edge_density: Array  # u32[E], share of the weights that are kept, in 2^-24
+    edge_hidden: Array  # i32[E], hidden units in use
+    edge_layers: Array  # i32[E], hidden layers in use
+    edge_depth: Array  # i32[E], depth of an oblivious tree, 0 for others
+    edge_activation: Array  # i32[E, L], row of the activation table
+    column_node: Array  # i32[T, C]
+    column_lane: Array  # i32[T, C]
+    column_offset: Array  # f32[T, C], a real column is offset + scale * lane
+    column_scale: Array  # f32[T, C]
+    node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
+    node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
+    calibrated: Array  # bool[], the two above are measured
+    fits: Array  # bool[]
+
+
+@struct.dataclass
+class Database:
+    """A relational database as arrays. Rows past a table's count are padding: values 0, keys NO_ROW, missing True."""
+
+    schema: Schema
+    links: Links
+    scm: SCM | None  # None for real data
+    values: Array  # f32[C, R], categories as codes
+    missing: Array  # bool[C, R]
+    time: Array  # i32[R], seconds since 1970-01-01 UTC; 0 where the table has no time
+    fits: Array  # bool[], False: something was clipped to the capacity and the database is not the prior's
+
+
+def row_offsets(row_count: Array) -> tuple[Array, Array]:
+    """Lay tables end to end on the row axis.
+
+    Args:
+        row_count: i32[T], 0 for tables that are padding.
+
+    Returns:
+        First row of each table, i32[T], and the tiles used by all, i32[].
+    """
+    tiles = tiles_of(row_count)
+    used = tiles + (tiles > 1).astype(tiles.dtype)  # one pilot tile before the rows of a table of several tiles
+    end = jnp.cumsum(used, axis=-1, dtype=jnp.int32)
+    return (end - tiles) * TILE, end[..., -1]

@@ -1,0 +1,161 @@
+"""A small database built by hand, with every key, kind and node that the host side has to write."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
+from jaxrel.types import (
+    EXPORTS,
+    NO_ROW,
+    NO_TABLE,
+    SCM,
+    TILE,
+    Database,
+    Kind,
+    Links,
+    NodeKind,
+    Schema,
+    row_offsets,
+)
+
+ROWS = (700, 500, 3000, 0)  # parent without time, timed parent, timed activity with four keys, padding
+KINDS = (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN, Kind.NUMERIC)
+T, K, C, N = 4, 5, 6, 8
+
+
+def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
+    """Three tables: 0 → 2, 1 → 2 (twice), 2 → 2; times in order, no child before its parent."""
+    rng = np.random.default_rng(seed)
+    rows = np.array(ROWS, np.int32)
+    offset, end = (np.asarray(x) for x in row_offsets(rows))
+    r = (int(end) + 1) * TILE
+    has_time = np.array([False, timed, timed, False])
+    time = np.zeros(r, np.int32)
+    start = 1_300_000_000
+    for t, first in ((1, start), (2, start + 40 * 86_400)):
+        if timed:
+            time[offset[t] : offset[t] + rows[t]] = np.sort(rng.integers(first, first + 30 * 86_400, rows[t]))
+    column_kind = np.tile(np.array([*KINDS, Kind.NUMERIC], np.int32), (T, 1))
+    values = rng.normal(size=(C, r)).astype(np.float32)
+    values[1] = np.rint(values[1] * 10)
+    values[2] = rng.integers(0, 4, r)
+    values[3] = rng.integers(0, 2, r)
+    missing = rng.random((C, r)) < np.array([0.1, 0.1, 0.1, 0.1, 0.0, 0.0])[:, None]
+    parent_row = np.full((K, r), NO_ROW, np.int32)
+    child = slice(offset[2], offset[2] + rows[2])
+    fk_parent = np.full((T, K), NO_TABLE, np.int32)
+    fk_parent[2, :4] = [0, 1, 1, 2]
+    for k, p in enumerate(fk_parent[2, :3]):
+        parent_row[k, child] = rng.integers(0, rows[p], rows[2])
+    parent_row[0, child][::7] = NO_ROW
+    parent_row[3, child] = rng.integers(0, np.maximum(np.arange(rows[2]), 1))  # a smaller row of the same table
+    parent_row[3, child][:50] = NO_ROW
+    fk_null = np.zeros((T, K), np.uint32)
+    fk_null[2, 0] = 2**24 // 7
+    real = np.zeros(r, bool)
+    for t in range(3):
+        real[offset[t] : offset[t] + rows[t]] = True
+    values[:, ~real], missing[:, ~real] = 0.0, True
+    schema = _filled(
+        Schema,
+        key=np.array([7, seed], np.uint32),
+        table_count=np.int32(3),
+        table_id=np.arange(T, dtype=np.uint32),
+        row_count=rows,
+        row_offset=offset,
+        is_activity=np.array([False, False, True, False]),
+        has_time=has_time,
+        column_count=np.array([5, 5, 5, 0], np.int32),
+        column_id=np.tile(np.arange(C, dtype=np.uint32), (T, 1)),
+        column_kind=column_kind,
+        column_classes=np.where(column_kind == Kind.CATEGORICAL, 4, np.where(column_kind == Kind.BOOLEAN, 2, 0)).astype(np.int32),
+        column_null=np.tile(np.array([1, 1, 1, 1, 0, 0], np.uint32), (T, 1)),
+        fk_parent=fk_parent,
+        fk_null=fk_null,
+        fits=np.bool_(True),
+    )
+    links = _filled(Links, parent_row=parent_row)
+    return Database(schema=schema, links=links, scm=_scm(), values=values, missing=missing, time=time, fits=np.bool_(True))
+
+
+def _scm() -> SCM:
+    """Every table: node 0 exogenous, then a chain 0 → 1 → 2 → 3 and 0 → 4; in table 2, node 5 gathers and node 6 hears it."""
+    kind = np.zeros((T, N), np.int32)
+    kind[:, 1:5] = NodeKind.MECHANISM
+    kind[2, 5:7] = NodeKind.GATHER, NodeKind.MECHANISM
+    edge_start, edge_parent, at = np.zeros((T, N + 1), np.int32), np.zeros(15, np.int32), 0
+    parents = [{1: 0, 2: 1, 3: 2, 4: 0}] * 2 + [{1: 0, 2: 1, 3: 2, 4: 0, 6: 5}] + [{}]
+    for t in range(T):
+        edge_start[t, 0] = at
+        for n in range(N):
+            if n in parents[t]:
+                edge_parent[at] = parents[t][n]
+                at += 1
+            edge_start[t, n + 1] = at
+    gather_fk = np.zeros((T, N), np.int32)
+    gather_fk[2, 5] = 1
+    return _filled(
+        SCM,
+        node_count=np.array([5, 5, 7, 0], np.int32),
+        node_kind=kind,
+        node_width=np.ones((T, N), np.int32),
+        node_classes=np.zeros((T, N), np.int32),
+        node_noise=np.full((T, N), 0.1, np.float32),
+        gather_fk=gather_fk,
+        gather_export=np.zeros((T, N), np.int32),
+        export_node=np.tile(np.array([3, 1, 2], np.int32)[:EXPORTS], (T, 1)),
+        edge_start=edge_start,
+        edge_parent=edge_parent,
+        edge_family=np.zeros_like(edge_parent),
+        edge_scale=np.ones_like(edge_parent),
+        edge_hidden=np.ones_like(edge_parent),
+        edge_layers=np.ones_like(edge_parent),
+        column_node=np.tile(np.array([0, 1, 2, 3, 4, 0], np.int32), (T, 1)),
+        column_lane=np.zeros((T, C), np.int32),
+    )
+
+
+def _filled(kind: Any, **known: Any) -> Any:
+    """A record of the data model; fields that nothing on the host side reads are an empty array."""
+    return kind(**{field.name: known.get(field.name, np.zeros(0, np.float32)) for field in dataclasses.fields(kind)})
+
+
+def sql_catalog() -> Catalog:
+    """What a SQL schema of the same shape would have declared: a natural key, dates, decimals, bounds, its own column order."""
+    shop = TableWords(
+        "shop",
+        "code",
+        primary_key_kind=Kind.UUID,
+        primary_key_type="uuid",
+        columns=_declared("shop"),
+        order=("shop_price", "code", "shop_count", "shop_size", "shop_open", "shop_since"),
+    )
+    seller = TableWords("seller", "id", primary_key_type="integer", time_column="hired", time_kind=Kind.DATE, columns=_declared("seller"))
+    order = TableWords(
+        "purchase",
+        "id",
+        primary_key_type="bigint",
+        time_column="placed",
+        columns=_declared("purchase"),
+        foreign_keys=(
+            ForeignKeyWords("shop_code", "shop", True),
+            ForeignKeyWords("seller_id", "seller"),
+            ForeignKeyWords("helper_id", "seller"),
+            ForeignKeyWords("previous_id", "purchase", True),
+        ),
+    )
+    return Catalog((shop, seller, order), sql="CREATE TABLE shop (code uuid PRIMARY KEY);\n", dialect="postgres")
+
+
+def _declared(table: str) -> tuple[ColumnWords, ...]:
+    return (
+        ColumnWords(f"{table}_price", Kind.NUMERIC, "decimal(8,2)", low=0.0, high=5000.0, step=0.01),
+        ColumnWords(f"{table}_count", Kind.INTEGER, "smallint", low=0.0, high=100.0, step=1.0),
+        ColumnWords(f"{table}_size", Kind.CATEGORICAL, "varchar(8)", vocabulary=("small", "medium", "large", "huge")),
+        ColumnWords(f"{table}_open", Kind.BOOLEAN, "boolean"),
+        ColumnWords(f"{table}_since", Kind.NUMERIC, "double", nullable=False),
+    )
