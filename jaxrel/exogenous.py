@@ -30,9 +30,10 @@ _GRID = 65  # points at which a distribution function is tabulated to be inverte
 def _invert(grid: Array, cdf: Array) -> Array:
     """f32[..., KNOTS]: quantiles at the normal scores of a distribution tabulated as (grid, cdf), both f32[..., GRID]."""
     p = jnp.asarray(_PROBABILITIES)
-    upper = jnp.clip(jnp.sum(cdf[..., None, :] < p[:, None], axis=-1, dtype=jnp.int32), 1, _GRID - 1)
+    upper = jnp.clip(jnp.sum(cdf[..., None, :] < jnp.expand_dims(p, (*range(cdf.ndim - 1), -1)), axis=-1, dtype=jnp.int32), 1, _GRID - 1)
     c0, c1 = (jnp.take_along_axis(cdf, upper - d, axis=-1) for d in (1, 0))
     g0, g1 = (jnp.take_along_axis(grid, upper - d, axis=-1) for d in (1, 0))
+    p = jnp.expand_dims(p, tuple(range(cdf.ndim - 1)))
     return g0 + (g1 - g0) * jnp.clip((p - c0) / jnp.maximum(c1 - c0, 1e-9), 0.0, 1.0)
 
 
@@ -41,10 +42,11 @@ def _beta_knots(key: Array) -> Array:
     u, v = (uniform(word) for word in pair(key, 0, "beta"))
     a, b = 0.5 + 4.5 * u, 0.5 + 4.5 * v
     theta = jnp.linspace(1e-3, float(np.pi / 2) - 1e-3, _GRID, dtype=jnp.float32)
+    theta = jnp.expand_dims(theta, tuple(range(a.ndim)))
     density = jnp.exp((2 * a[..., None] - 1) * jnp.log(jnp.sin(theta)) + (2 * b[..., None] - 1) * jnp.log(jnp.cos(theta)))
     steps = jnp.concatenate([jnp.zeros_like(density[..., :1]), density[..., 1:] + density[..., :-1]], axis=-1)
     cdf = jnp.cumsum(steps, axis=-1)
-    return _invert(jnp.broadcast_to(jnp.sin(theta) ** 2, cdf.shape), cdf / cdf[..., -1:])
+    return _invert(jnp.broadcast_to(jnp.square(jnp.sin(theta)), cdf.shape), cdf / cdf[..., -1:])
 
 
 def _mixture_knots(key: Array) -> Array:
@@ -54,7 +56,7 @@ def _mixture_knots(key: Array) -> Array:
     spread = 0.15 + 0.45 * uniform(pair(key[..., None, :], i, "spread")[0])
     mean, weight = 6.0 * mean - 3.0, weight / jnp.sum(weight, axis=-1, keepdims=True)
     grid = jnp.linspace(-6.0, 6.0, _GRID, dtype=jnp.float32)
-    parts = 0.5 + 0.5 * jnp.tanh(0.5 * (grid[:, None] - mean[..., None, :]) / spread[..., None, :])
+    parts = 0.5 + 0.5 * jnp.tanh(0.5 * (jnp.expand_dims(grid, (*range(mean.ndim - 1), -1)) - mean[..., None, :]) / spread[..., None, :])
     cdf = jnp.sum(weight[..., None, :] * parts, axis=-1)
     return _invert(jnp.broadcast_to(grid, cdf.shape), cdf)
 
@@ -133,7 +135,7 @@ def exogenous_rows(key: Array, node: dict[str, Array], n: Array, rows: Array, an
         return normals(row_pair(key[:, None, None, :], ids))[0]
 
     def remember(_: Array) -> Array:
-        past = runs[:, :, :1] - SEGMENT + jnp.arange(2 * SEGMENT, dtype=jnp.int32)
+        past = runs[:, :, :1] - SEGMENT + jnp.arange(2 * SEGMENT, dtype=jnp.int32)[None, None, :]
         return _autoregress(innovations(past), node["series_rho"][:, None, None])
 
     z = jax.lax.cond(any_memory, remember, innovations, runs).reshape(rows.shape)

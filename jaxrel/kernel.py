@@ -25,6 +25,7 @@ __all__ = ["simulate"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _LOWEST = -1e30
+_GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _EDGE_FIELDS = ("parent", "key", "scale", "gain", "bias", "density", "hidden", "layers", "depth", "activation")
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
 _SERIES_FIELDS = ("series_trend", "series_power", "series_cycle", "series_period", "series_phase", "series_noise", "series_rho", "noise_knots")
@@ -48,8 +49,8 @@ class _State:
 class _Context:
     """One tile's inputs for all databases."""
 
-    key: Array  # u32[B, 2], exogenous noise of the table
-    weight_key: Array  # u32[B, 2], prototypes of the table
+    noise_key: Array  # u32[B, N, 2], exogenous noise of each node
+    weight_key: Array  # u32[B, N, 2], prototypes of each node
     tile: Tile
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
@@ -169,17 +170,20 @@ def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> 
     """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE], and its prototype, f32[B, W, TILE]."""
     W, Q = capacity.width, capacity.classes
 
-    def one(key: Array, weight_key: Array, value: Array, classes: Array, width: Array, rows: Array) -> tuple[Array, Array]:
+    def one(key: Array, prototype_key: Array, value: Array, classes: Array, width: Array, rows: Array) -> tuple[Array, Array]:
         q, w = jnp.arange(Q, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-        prototype, _ = normals(row_pair(named_key(weight_key, "prototype", n), q[:, None], w[None, :]))
-        prototype = jnp.where(w < width, prototype, 0.0)
+        prototype, _ = normals(row_pair(prototype_key, q[:, None], w[None, :]))
+        prototype = jnp.where((w < width)[None, :], prototype, 0.0)
         score = prototype @ value * (3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32)))
-        luck = gumbel(row_bits(named_key(key, "gumbel", n), rows[None, :], q[:, None]))
-        code = jnp.argmax(jnp.where((q < classes)[:, None], score + 0.5 * luck, _LOWEST), axis=0).astype(jnp.int32)
+        score = score + 0.5 * gumbel(row_bits(key, rows[None, :], _GUMBEL + q[:, None]))
+        code, best = jnp.zeros(TILE, jnp.int32), score[0]
+        for c in range(1, Q):  # a running maximum: XLA's argmax does not vectorise on CPU
+            better = (score[c] > best) & (c < classes)
+            code, best = jnp.where(better, c, code), jnp.where(better, score[c], best)
         return code, prototype.T @ (code[None, :] == q[:, None]).astype(jnp.float32)
 
     width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
-    return jax.vmap(one)(context.key, context.weight_key, value, classes, width, context.tile.rows)
+    return jax.vmap(one)(context.noise_key[:, n], context.weight_key[:, n], value, classes, width, context.tile.rows)
 
 
 def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity) -> Any:
@@ -200,7 +204,7 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     def exogenous(blank: Array) -> Array:
         series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(named_key(context.key, "exogenous", n), series, row_count, context.tile.rows, any_memory)
+        value = exogenous_rows(context.noise_key[:, n], series, row_count, context.tile.rows, any_memory)
         return blank.at[:, 0].set(value)
 
     signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
@@ -214,7 +218,7 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
 
     def noise(value: Array) -> Array:
         half = jnp.arange((W + 1) // 2, dtype=jnp.int32)  # lanes 2h and 2h + 1 share a draw
-        even, odd = normals(row_pair(named_key(context.key, "noise", n)[:, None, None, :], context.tile.rows[:, None, :], half[:, None]))
+        even, odd = normals(row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], half[:, None]))
         noise = jnp.stack([even, odd], axis=2).reshape(batch, -1, TILE)[:, :W]
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
         return value + deviation[..., None] * noise
@@ -255,9 +259,10 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
     nodes |= {name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")}
     nodes["count"] = _at(scm.node_count, tile.table)
+    node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     context = _Context(
-        key=named_key(key, table_id),
-        weight_key=named_key(scm.key, "weights", table_id),
+        noise_key=named_key(key[:, None], table_id[:, None], node),
+        weight_key=named_key(scm.key[:, None], "prototype", table_id[:, None], node),
         tile=tile,
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
@@ -275,7 +280,7 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
 
     values, missing, time = jax.vmap(functools.partial(_observe, W=capacity.width))(schema, scm, context.tile, lanes)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
-    own = (jnp.arange(capacity.tables, dtype=jnp.int32) == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
+    own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]
     update = jax.lax.dynamic_update_slice
     zero = jnp.int32(0)

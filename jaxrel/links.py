@@ -277,7 +277,7 @@ def _walk(capacity: Capacity) -> Any:
             schema.fk_parent == NO_TABLE, 0, jnp.take_along_axis(schema.row_count, jnp.maximum(schema.fk_parent, 0).reshape(batch, -1), axis=1).reshape(schema.fk_parent.shape)
         )
         most_tiles = jnp.max(tiles_of(parent_rows))
-        halvings = 32 - jax.lax.clz(jnp.maximum(most_tiles - 1, 0)) + (most_tiles > 1)
+        halvings = 32 - jax.lax.clz(jnp.maximum(most_tiles - 1, 0)) + (most_tiles > 1).astype(jnp.int32)
         trips = jnp.stack([jnp.max(links.levels), halvings, jnp.max(schema.fk_count)])
         any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & (schema.fk_parent != NO_TABLE))
 
@@ -326,15 +326,15 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
     sizes = draw_integers(stream[:, :, None], {"parent clusters": law.clusters, "child clusters": law.clusters}, level)
     levels = jnp.where(draw_flag(stream, "uniform", law.uniform) | (schema.fk_law != LinkLaw.CLUSTER), 0, drawn)
     levels = jnp.where(schema.fk_parent == NO_TABLE, 0, levels)
-    in_use = level < levels[..., None]
+    in_use = level[None, None, :] < levels[..., None]
 
     parent, child = (jnp.where(in_use, jnp.clip(drawn, 1, CLUSTERS), 1) for drawn in sizes.values())
-    a, b = jnp.arange(CLUSTERS, dtype=jnp.int32)[:, None], jnp.arange(CLUSTERS, dtype=jnp.int32)[None, :]
+    a, b = (jnp.arange(CLUSTERS, dtype=jnp.int32).reshape(1, 1, 1, *shape) for shape in ((-1, 1), (1, -1)))
     count_a, count_b = parent[..., None, None], child[..., None, None]
     matches = jnp.where(count_a <= count_b, a == b % count_a, b == a % count_b)  # cyclic: (i mod A, i mod B)
     strong = draw_flag(stream, "strong", law.strong)
     match = jnp.where(strong, jnp.uint32(round(0.9 * 2**24)), draw_share(stream, "match", law.match))
-    other = draw_share(stream[:, :, None, None, None], "other", law.other, level[:, None, None] * 16 + a * CLUSTERS + b)
+    other = draw_share(stream[:, :, None, None, None], "other", law.other, level.reshape(1, 1, -1, 1, 1) * 16 + a * CLUSTERS + b)
     affinity = jnp.minimum(jnp.where(matches, match[..., None, None, None], other), 2**24 - 1) << 8
     affinity = jnp.where((a < count_a) & (b < count_b), affinity, jnp.uint32(0))
     return Links(

@@ -87,23 +87,27 @@ def activate(x: Array, code: Array, present: Array) -> Array:
     """
     rows = jnp.asarray(ACTIVATION_TABLE)[code]
 
-    def weight(name: str) -> Array:
-        return rows[:, 2 + _BASIS.index(name), None, None]
+    def part(exponential: bool, periodic: bool) -> Callable[[Array], Array]:
+        def apply(x: Array) -> Array:
+            x = jnp.clip(rows[:, 0, None, None] * x + rows[:, 1, None, None], -50.0, 50.0)
+            a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
+            basis = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
+            if exponential:
+                e = jnp.exp(-a)
+                q = 1.0 / (1.0 + e)
+                basis |= {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
+            if periodic:
+                basis["sin"] = sine(x)
+            out = rows[:, 2, None, None] * jnp.ones_like(x)
+            for name, value in basis.items():
+                out = out + rows[:, 2 + _BASIS.index(name), None, None] * value
+            return out
 
-    x = jnp.clip(rows[:, 0, None, None] * x + rows[:, 1, None, None], -50.0, 50.0)
-    a = jnp.abs(x)
-    s = jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
-    parts = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
-    out = weight("one") + sum(weight(name) * part for name, part in parts.items())
+        return apply
 
-    def exponential(out: Array) -> Array:
-        e = jnp.exp(-a)
-        q = 1.0 / (1.0 + e)
-        parts = {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
-        return out + sum(weight(name) * parts[name] for name in _EXPONENTIAL)
-
-    out = jax.lax.cond(jnp.any(jnp.asarray(NEEDS_EXPONENTIAL)[code] & present), exponential, lambda out: out, out)
-    return jax.lax.cond(jnp.any(jnp.asarray(NEEDS_SINE)[code] & present), lambda out: out + weight("sin") * sine(x), lambda out: out, out)
+    exponential = jnp.any(jnp.asarray(NEEDS_EXPONENTIAL)[code] & present).astype(jnp.int32)
+    periodic = jnp.any(jnp.asarray(NEEDS_SINE)[code] & present).astype(jnp.int32)
+    return jax.lax.switch(exponential + 2 * periodic, [part(e, p) for p in (False, True) for e in (False, True)], x)
 
 
 def winner(x: Array, depth: Array) -> Array:
@@ -160,9 +164,10 @@ def edge_weights(key: Array, width: Array, hidden: Array, density: Array, gain: 
     j = jnp.arange(_TREE_FEATURES, dtype=jnp.int32)
     group = unit >> depth
     to_feature, to_threshold = row_pair(key, group[:, None], 4096 + j[None, :])
-    sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32) * (j[None, :] < depth)
+    sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32)
+    sign = jnp.where(j[None, :] < depth, sign, 0.0)
     feature = ((to_feature >> 16).astype(jnp.int32) * width) >> 16
-    tree = jnp.sum(jnp.where(feature[:, :, None] == lane, sign[:, :, None], 0.0), axis=1)
+    tree = jnp.sum(jnp.where(feature[:, :, None] == lane[None, None, :], sign[:, :, None], 0.0), axis=1)
     tree_bias = -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
     is_tree = depth > 0
     leaf = jnp.where(used[:, None], _bell(word[:, W + 1 :]), 0.0)

@@ -210,8 +210,9 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     cumulative = jnp.cumsum(weight, axis=1, dtype=jnp.uint32)  # [law, bucket]
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
-    bucket = jnp.sum(cumulative <= mulhi(word, cumulative[:, -1])[..., None], axis=-1, dtype=jnp.int32)
-    law = jnp.arange(len(names), dtype=jnp.int32)
+    target = mulhi(word, cumulative[:, -1])[..., None]
+    bucket = jnp.sum(jnp.expand_dims(cumulative, tuple(range(word.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
+    law = jnp.broadcast_to(jnp.arange(len(names), dtype=jnp.int32), bucket.shape)
     value = edges[law, bucket] + below(inside, count[law, bucket])
     return {n: value[..., m] for m, n in enumerate(names)}
 
@@ -244,7 +245,8 @@ def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
 def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0) -> Array:
     """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
     cumulative = jnp.cumsum(jnp.round(law.weight * 4096).astype(jnp.uint32), dtype=jnp.uint32)
-    return jnp.sum(cumulative <= mulhi(bits(key, i, name), cumulative[-1])[..., None], axis=-1, dtype=jnp.int32)
+    target = mulhi(bits(key, i, name), cumulative[-1])[..., None]
+    return jnp.sum(jnp.expand_dims(cumulative, tuple(range(target.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
 
 
 def rate(share: Array) -> Array:

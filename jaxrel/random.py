@@ -105,8 +105,13 @@ def reduce_key(key: ArrayLike) -> Array:
 
 def _small(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Array, Array]:
     """`threefry2x32` by JAX's own primitive, bit for bit the same: a quarter of the compile time at a call site, for small arrays."""
-    words = threefry2x32_p.bind(*jnp.broadcast_arrays(*(jnp.asarray(x, jnp.uint32) for x in (k0, k1, x0, x1))))
+    words = threefry2x32_p.bind(*_spread(k0, k1, x0, x1))
     return words[0], words[1]
+
+
+def _spread(*arrays: Any) -> list[Array]:
+    """u32 arrays brought to their common shape, said aloud: arithmetic between ranks may be forbidden by the user."""
+    return jnp.broadcast_arrays(*(jnp.asarray(x, jnp.uint32) for x in arrays))
 
 
 def named_key(key: Array, *names: str | ArrayLike) -> Array:
@@ -147,7 +152,7 @@ def bits(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
 
 def row_pair(key: Array, rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
     """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights."""
-    return threefry2x32(key[..., 0], key[..., 1], *_counter(rows, lane))
+    return threefry2x32(*_spread(key[..., 0], key[..., 1], *_counter(rows, lane)))
 
 
 def row_bits(key: Array, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
@@ -157,7 +162,7 @@ def row_bits(key: Array, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
 
 def mulhi(a: ArrayLike, b: ArrayLike) -> Array:
     """High 32 bits of the 64-bit product of two uint32 arrays, without 64-bit integers."""
-    a, b = jnp.asarray(a, jnp.uint32), jnp.asarray(b, jnp.uint32)
+    a, b = _spread(a, b)
     mask = jnp.uint32(0xFFFF)
     a0, a1, b0, b1 = a & mask, a >> 16, b & mask, b >> 16
     middle = a1 * b0 + ((a0 * b0) >> 16)  # < 2^32
@@ -172,7 +177,8 @@ def below(word: Array, n: ArrayLike) -> Array:
 
 def chance(word: Array, rate: ArrayLike) -> Array:
     """bool[...]: true with probability ``rate / 2^24`` (rate u32, 0…2^24), decided by integers alone."""
-    return (word >> 8) < jnp.asarray(rate, jnp.uint32)
+    word, rate = _spread(word, rate)
+    return (word >> 8) < rate
 
 
 def uniform(word: Array) -> Array:

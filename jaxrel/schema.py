@@ -34,11 +34,11 @@ def _foreign_keys(key: Array, adjacency: Array, count: Array, prior: Prior, keys
     used = jnp.minimum(jnp.sum(adjacency, axis=0, dtype=jnp.int32), width)
     double = draw_flag(key, "double", prior.schema.double_key, t) & (used > 0) & (used < width) & real
     again = jnp.take_along_axis(parents, below(bits(key, t, "again"), used)[:, None], axis=1)
-    parents = jnp.where(double[:, None] & (slot == used[:, None]), again, parents)
-    used = used + double
+    parents = jnp.where(double[:, None] & (slot[None, :] == used[:, None]), again, parents)
+    used = used + double.astype(jnp.int32)
     itself = draw_flag(key, "self", prior.schema.self_reference, t) & (used < width) & real
-    parents = jnp.where(itself[:, None] & (slot == used[:, None]), t[:, None], parents)
-    used = used + itself
+    parents = jnp.where(itself[:, None] & (slot[None, :] == used[:, None]), t[:, None], parents)
+    used = used + itself.astype(jnp.int32)
     padded = jnp.full((tables, max(keys, width)), NO_TABLE, jnp.int32).at[:, :width].set(parents)
     return padded[:, :keys], jnp.all(used <= keys)
 

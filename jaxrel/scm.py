@@ -83,7 +83,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     before = roots + jnp.sum(ahead, dtype=jnp.int32)
     itself = jnp.sum(wanted - ahead, dtype=jnp.int32)
     summary = draw_flag(key, "summary", law.summary) & referenced
-    total = before + inner + itself + summary
+    total = before + inner + itself + summary.astype(jnp.int32)
 
     # position of each node of the DAG in the table's order
     rank = jnp.cumsum(is_inner, dtype=jnp.int32) - 1
@@ -103,7 +103,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     put = lambda x: jnp.zeros(N, jnp.int32).at[at.reshape(-1)].set(jnp.broadcast_to(x, at.shape).reshape(-1), mode="drop")  # noqa: E731
     gather_fk, gather_export = put(k[:, None]), put(export)
     is_gather = jnp.zeros(N, bool).at[at.reshape(-1)].set(True, mode="drop")
-    of_self = is_gather & (i >= before)
+    late = (is_gather & (i >= before)).astype(jnp.int32)  # a self-reference feeds none before the second mechanism
     kind = jnp.where(is_gather, NodeKind.GATHER, kind)
 
     # edges: the DAG's, from gathers into mechanisms, from columns into the summary
@@ -111,8 +111,8 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     is_mechanism = from_dag & is_inner[source]
     mechanism_rank = jnp.where(is_mechanism, rank[source], -1)
     fed = chance(row_bits(named_key(key, "gather edge"), i[None, :], i[:, None]), rate(law.gather_edge))
-    favourite = below(bits(key, i, "favourite"), jnp.maximum(inner - of_self, 1)) + of_self
-    fed = (fed | (mechanism_rank[None, :] == favourite[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= of_self[:, None])
+    favourite = below(bits(key, i, "favourite"), jnp.maximum(inner - late, 1)) + late
+    fed = (fed | (mechanism_rank[None, :] == favourite[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= late[:, None])
     adjacency = adjacency | (is_gather[:, None] & fed)
 
     # columns observe distinct nodes: the first three mechanisms, the others whatever comes
@@ -137,7 +137,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
         gather_fk=gather_fk,
         gather_export=gather_export,
         export_node=export_node,
-        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + summary <= N) & (columns <= jnp.maximum(n, 1)),
+        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
     )
 
 

@@ -51,8 +51,8 @@ def tile_at(schema: Schema, j: Array) -> Tile:
     runs = TILE // SEGMENT
     i = jnp.arange(runs, dtype=jnp.int32)
     strided = (n // runs) * i + ((n % runs) * i) // runs
-    start = jnp.where(is_pilot, strided, (inside - (tiles[table] > 1)) * TILE + i * SEGMENT)
-    rows = (start[:, None] + jnp.arange(SEGMENT, dtype=jnp.int32)).reshape(TILE)
+    start = jnp.where(is_pilot, strided, (inside - (tiles[table] > 1).astype(jnp.int32)) * TILE + i * SEGMENT)
+    rows = (start[:, None] + jnp.arange(SEGMENT, dtype=jnp.int32)[None, :]).reshape(TILE)
     return Tile(
         table=table,
         rows=rows,
