@@ -4,6 +4,8 @@ from jaxrel import presets as presets
 from jaxrel._version import __version__ as __version__
 from jaxrel.database import sample_database as sample_database
 from jaxrel.kernel import simulate as simulate
+from jaxrel.kernel import simulate_rows as simulate_rows
+from jaxrel.links import link_rows as link_rows
 from jaxrel.links import sample_links as sample_links
 from jaxrel.prior import Prior as Prior
 from jaxrel.prior import Range as Range

@@ -53,6 +53,7 @@ class ForeignKeyWords:
     name: str
     parent: str  # table name
     nullable: bool = False
+    type: str = ""  # declared SQL type, "" where none
 
 
 @dataclasses.dataclass(frozen=True)

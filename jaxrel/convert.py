@@ -210,8 +210,8 @@ def _tables(db: Database, catalog: Catalog, plain: bool) -> Iterator[tuple[Table
 
             natural[t] = render_key(words, np.arange(row_count[t], dtype=np.int64), np.asarray(named_key(key, "render", ids[t])))
 
-    def key_type(t: int) -> pa.DataType:
-        return _KEY_TYPES.get(catalog.tables[t].primary_key_type, pa.int64()) if plain else pa.int64()
+    def key_type(declared: str) -> pa.DataType:
+        return _KEY_TYPES.get(declared, pa.int64()) if plain else pa.int64()
 
     for t, words in enumerate(catalog.tables):
         n, rows = row_count[t], slice(row_offset[t], row_offset[t] + row_count[t])
@@ -220,14 +220,14 @@ def _tables(db: Database, catalog: Catalog, plain: bool) -> Iterator[tuple[Table
             if plain and t in natural:
                 arrays[words.primary_key] = natural[t]
             else:
-                arrays[words.primary_key] = _integer_keys(np.arange(n), None, key_type(t), plain, words.name)
+                arrays[words.primary_key] = _integer_keys(np.arange(n), None, key_type(words.primary_key_type), plain, words.name)
         for k, fk in enumerate(words.foreign_keys):
             row, parent = parent_row[k, rows], int(fk_parent[t, k])
             null = row == NO_ROW
             if plain and parent in natural:
                 arrays[fk.name] = natural[parent].take(_masked(row.astype(np.int64), null))
             else:
-                arrays[fk.name] = _integer_keys(row, null, key_type(parent), plain, fk.parent)
+                arrays[fk.name] = _integer_keys(row, null, key_type(fk.type or catalog.tables[parent].primary_key_type), plain, fk.parent)
         if words.time_column is not None:
             arrays[words.time_column] = _times(time[rows], plain and words.time_kind == Kind.DATE)
         if not plain and t in natural:

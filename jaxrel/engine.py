@@ -29,15 +29,15 @@ from jax import Array
 from jaxrel import files, presets
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
-from jaxrel.database import sample_database
 from jaxrel.errors import UserError
 from jaxrel.kernel import simulate
 from jaxrel.links import sample_links
 from jaxrel.prior import Prior, capacity_for, check
 from jaxrel.programs import compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
+from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
-from jaxrel.types import Capacity, Database, Schema
+from jaxrel.types import SCM, Capacity, Database, Links, Schema
 
 __all__ = ["FORMATS", "Report", "Source", "generate"]
 
@@ -78,8 +78,8 @@ class Report:
 class _Plan:
     """What every database of a run shares."""
 
-    program: Callable[..., Database]  # jitted: (root key, index, *inputs, capacity)
-    inputs: tuple[Any, ...]  # prior, or prior and schema
+    prior: Prior
+    schema: Schema | None  # a user's; None: drawn from the prior
     capacity: Capacity
     digest: dict[str, Any]  # of the run; an index makes it the digest of one database
     catalog: Catalog | None
@@ -97,29 +97,78 @@ def _sha256(tree: Any, text: str = "") -> str:
     return digest.hexdigest()
 
 
-@partial(jax.jit, static_argnames="capacity")
-def _from_prior(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Database:
-    return sample_database(named_key(root, "database", index), prior, capacity)
+# The stages as programs of their own: the two that decide structure run once a database on small arrays, so they are compiled
+# without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+
+
+def _database_key(root: Array, index: Array) -> Array:
+    return named_key(root, "database", index)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
+    return sample_schema(_database_key(root, index), prior, capacity)
+
+
+@partial(jax.jit, compiler_options=_UNOPTIMISED)
+def _rekeyed(root: Array, index: Array, schema: Schema) -> Schema:
+    return dataclasses.replace(schema, key=named_key(_database_key(root, index), "schema"))
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
+    return sample_scm(_database_key(root, index), prior, schema, capacity)
 
 
 @partial(jax.jit, static_argnames="capacity")
-def _from_schema(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Database:
-    key = named_key(root, "database", index)
-    schema = dataclasses.replace(schema, key=named_key(key, "schema"))
-    links = sample_links(key, prior, schema, capacity)
-    scm = sample_scm(key, prior, schema, capacity)
-    return simulate(key, schema, links, scm, capacity)
+def _links(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    return sample_links(_database_key(root, index), prior, schema, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
+    return simulate(_database_key(root, index), schema, links, scm, capacity)
+
+
+class _Programs:
+    """The compiled stages of one run: made at the first database, kept in a folder for later processes."""
+
+    def __init__(self, plan: _Plan, folder: Path | None) -> None:
+        self._plan, self._folder = plan, folder
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    def _run(self, name: str, function: Callable[..., Any], *arguments: Any, static: bool = True) -> Any:
+        if name not in self._compiled:
+            fixed = {"capacity": self._plan.capacity} if static else {}
+            self._compiled[name] = compile_or_load(function, fixed, arguments, self._folder)
+        return self._compiled[name](*arguments)
+
+    def __call__(self, root: Array, index: np.int32) -> Database:
+        prior = self._plan.prior
+        if self._plan.schema is None:
+            schema = self._run("schema", _schema, root, index, prior)
+        else:
+            schema = self._run("schema", _rekeyed, root, index, self._plan.schema, static=False)
+        links = self._run("links", _links, root, index, prior, schema)
+        scm = self._run("scm", _scm, root, index, prior, schema)
+        return self._run("simulate", _simulate, root, index, schema, links, scm)
+
+
+def _plain_lanes(prior: Prior) -> Prior:
+    """The prior of a user's schema: real columns are standardised lanes, which the catalog maps to the declared types."""
+    one = dataclasses.replace(prior.scm.value_scale, low=jnp.float32(1), high=jnp.float32(1), power=jnp.float32(0))
+    return dataclasses.replace(prior, scm=dataclasses.replace(prior.scm, value_scale=one, value_offset=jnp.float32(0)))
 
 
 def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None) -> _Plan:
     versions = {"stream_version": STREAM_VERSION, "jaxrel": __version__, "jax": jax.__version__}
     if isinstance(source, tuple) and isinstance(source[0], Schema):
         schema, words = source
-        prior = presets.load("default").prior
+        prior = _plain_lanes(presets.load("default").prior)
         capacity = capacity_for(schema, prior)
         text = json.dumps(dataclasses.asdict(words), sort_keys=True)
         identity = {"prior": _sha256(prior), "schema": _sha256(dataclasses.replace(schema, key=jnp.zeros(2, jnp.uint32)), text)}
-        program, inputs = _from_schema, (prior, schema)
         catalog, format = words, format or "plain"
     else:
         prior, capacity = (source.prior, source.capacity) if isinstance(source, presets.Preset) else source
@@ -127,11 +176,10 @@ def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None
         identity = {"prior": _sha256(prior)}
         if catalog is not None:
             identity["catalog"] = _sha256((), json.dumps(dataclasses.asdict(catalog), sort_keys=True))
-        program, inputs = _from_prior, (prior,)
-        format = format or "relbench"
+        schema, format = None, format or "relbench"
     if format not in FORMATS:
         raise UserError(f"format: {format!r} is unknown; use one of {', '.join(FORMATS)}")
-    return _Plan(program, inputs, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format)
+    return _Plan(prior, schema, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format)
 
 
 def _check_arguments(seed: int, databases: int, start: int, prefix: str) -> None:
@@ -314,15 +362,11 @@ def generate(
     report = Report(databases, skipped=databases - len(todo), seconds=time.monotonic() - began)
     root = reduce_key(jax.random.key(seed, impl="threefry2x32"))  # named, so that no JAX flag moves a corpus
 
-    program: Callable[..., Database] | None = None
-    kept = None if programs is None else Path(programs)
+    program = _Programs(plan, None if programs is None else Path(programs))
 
     def compute(index: int) -> Database:
-        nonlocal program
-        arguments = (root, np.int32(index), *plan.inputs)
         try:
-            program = program or compile_or_load(plan.program, {"capacity": plan.capacity}, arguments, kept)
-            database: Database = jax.device_get(program(*arguments))
+            database: Database = jax.device_get(program(root, np.int32(index)))
         except Exception as error:
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error

@@ -1,8 +1,8 @@
 """Exogenous nodes: what a table's SCM takes as given, as a function of the row id.
 
-``value(r) = trend · t^power + cycle · sin(2π (phase + r step)) + noise · Q(ar(r))`` with ``t = (r + ½) / n``; ``ar`` is a stationary AR(1) of unit
-variance over counter-based normal innovations, cut after 128 steps; ``Q`` maps a normal score to the wished distribution, piecewise
-linear between KNOTS scores. Every family is a choice of these numbers.
+``value(r) = trend · t^power + cycle · sin(2π (phase + t / period)) + noise · Q(ar(r))`` with ``t = (r + ½) / n``; ``ar`` is a stationary
+AR(1) of unit variance over counter-based normal innovations, cut after 128 steps; ``Q`` maps a normal score to the wished distribution,
+piecewise linear between KNOTS scores. Every family is a choice of these numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
-from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
+from jaxrel.random import log, normals, pair, row_pair, running_sum, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
 from jaxrel.tiles import SEGMENT
 from jaxrel.types import KNOTS
@@ -45,7 +45,7 @@ def _beta_knots(key: Array) -> Array:
     theta = jnp.expand_dims(theta, tuple(range(a.ndim)))
     density = jnp.exp((2 * a[..., None] - 1) * jnp.log(jnp.sin(theta)) + (2 * b[..., None] - 1) * jnp.log(jnp.cos(theta)))
     steps = jnp.concatenate([jnp.zeros_like(density[..., :1]), density[..., 1:] + density[..., :-1]], axis=-1)
-    cdf = jnp.cumsum(steps, axis=-1)
+    cdf = running_sum(steps)
     return _invert(jnp.broadcast_to(jnp.square(jnp.sin(theta)), cdf.shape), cdf / cdf[..., -1:])
 
 
@@ -108,7 +108,7 @@ def _interpolate(z: Array, knots: Array) -> Array:
 
 
 def _autoregress(innovations: Array, rho: Array) -> Array:
-    """Unit-variance AR(1) of the last SEGMENT of 2·SEGMENT innovations a run, f32[..., runs, 2 SEGMENT] → f32[..., runs, SEGMENT], by doubling."""
+    """Unit-variance AR(1) by doubling: f32[..., runs, 2 SEGMENT] innovations → the last SEGMENT values of each run."""
     x, factor, step = innovations, rho, 1
     while step < SEGMENT:
         x = x + factor * jnp.concatenate([jnp.zeros_like(x[..., :step]), x[..., :-step]], axis=-1)

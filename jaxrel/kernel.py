@@ -4,6 +4,7 @@ indices unbatched. A branch is taken where any database of the batch needs it an
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,16 +20,17 @@ from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, edge_weights, 
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
 from jaxrel.schema import missing_rows, time_rows
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
-from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema
+from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema, tiles_of
 
-__all__ = ["simulate"]
+__all__ = ["Rows", "simulate", "simulate_rows"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _LOWEST = -1e30
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _EDGE_FIELDS = ("parent", "key", "scale", "gain", "bias", "density", "hidden", "layers", "depth", "activation")
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
-_SERIES_FIELDS = ("series_trend", "series_power", "series_cycle", "series_period", "series_phase", "series_noise", "series_rho", "noise_knots")
+_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
+_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
 
 
 @struct.dataclass
@@ -250,14 +252,16 @@ def _observe(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> tupl
     return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
 
 
-def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity, state: _State, j: Array, out_row: Array) -> _State:
-    """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written at ``out_row`` of the outputs."""
+def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity, state: _State, j: Array, out_tile: Array) -> _State:
+    """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs."""
     tile = jax.vmap(tile_at, (0, None))(schema, j)
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
-    nodes |= {name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")}
+    nodes |= {
+        name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
+    }
     nodes["count"] = _at(scm.node_count, tile.table)
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     context = _Context(
@@ -271,8 +275,8 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
     calibrated = scm.calibrated[:, None, None]
     entered = _at(scm.node_shift, tile.table), _at(scm.node_scale, tile.table)
     known = [jnp.where(calibrated, given, current) for given, current in zip(entered, (state.shift, state.scale), strict=True)]
-    context = context.replace(tile=tile.replace(measures=tile.measures & ~scm.calibrated))
-    state = state.replace(shift=known[0], scale=known[1])
+    context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
+    state = dataclasses.replace(state, shift=known[0], scale=known[1])
 
     lanes = jnp.zeros((tile.rows.shape[0], capacity.nodes, capacity.width + 1, TILE), jnp.float32)
     body = functools.partial(_node, schema, state, context, capacity=capacity)
@@ -284,15 +288,16 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
     own = own[:, :, None, None]
     update = jax.lax.dynamic_update_slice
     zero = jnp.int32(0)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
         shift=shift,
         scale=scale,
         node_shift=jnp.where(own, shift[:, None], state.node_shift),
         node_scale=jnp.where(own, scale[:, None], state.node_scale),
-        values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_row)),
-        missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_row)),
-        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_row)),
+        values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
+        missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
+        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_tile * TILE)),
     )
 
 
@@ -310,20 +315,70 @@ def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
     )
 
 
-@functools.lru_cache(maxsize=None)
-def _walk(capacity: Capacity) -> Any:
-    """The kernel over all tiles of a batch of databases."""
+@functools.cache
+def _walk(capacity: Capacity, tiles: int) -> Any:
+    """The kernel over the row axis of a batch of databases.
 
-    def walk(key: Array, schema: Schema, links: Links, scm: SCM) -> _State:  # every leaf leads with B
-        tiles = jnp.max(jax.vmap(tile_count)(schema))
-        state = _empty(key.shape[0], capacity, capacity.rows, scm)
+    It computes the tiles before ``prefix`` and then ``count`` tiles from ``first`` on, which are the ones it returns; all three
+    are the batch's maximum, as the loop needs them unbatched.
+    """
 
-        def step(j: Array, state: _State) -> _State:
-            return _step(key, schema, links, scm, capacity, state, j, j * TILE)
+    def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array) -> _State:
+        prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
+        state = _empty(key.shape[0], capacity, tiles * TILE, scm)
 
-        return jax.lax.fori_loop(0, tiles, step, state)
+        def step(i: Array, state: _State) -> _State:
+            j = jnp.where(i < prefix, i, i - prefix + first)
+            return _step(key, schema, links, scm, capacity, state, j, jnp.maximum(i - prefix, 0))
+
+        return jax.lax.fori_loop(0, prefix + jnp.minimum(count, tiles), step, state)
 
     return batched(walk)
+
+
+@struct.dataclass
+class Rows:
+    """Some rows of one table."""
+
+    values: Array  # f32[C, rows]
+    missing: Array  # bool[C, rows]
+    time: Array  # i32[rows]
+
+
+def simulate_rows(
+    key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity, table: ArrayLike, first_tile: ArrayLike, tiles: int
+) -> Rows:
+    """Compute some rows of one table alone: bit for bit those of `simulate`.
+
+    The tables that keys can lead to are computed on the way; of the table itself, where it refers to itself, the rows before.
+
+    Args:
+        key: the key that `simulate` was given.
+        schema: one schema.
+        links: its links.
+        scm: its *calibrated* SCM, ``Database.scm``: structural functions never move.
+        capacity: static sizes.
+        table: i32[], which table.
+        first_tile: i32[], first row in tiles of `TILE` rows.
+        tiles: static, how many tiles.
+
+    Returns:
+        `Rows` of ``tiles * TILE`` rows; those past the table's last row are padding.
+
+    Raises:
+        ValueError: if a concrete SCM is not calibrated.
+    """
+    if not isinstance(scm.calibrated, jax.core.Tracer) and not bool(scm.calibrated):
+        raise ValueError("scm: not calibrated, so rows cannot be computed alone; take the scm of a simulated Database")
+    table = jnp.asarray(table, jnp.int32)
+    start = schema.row_offset[table] // TILE
+    is_entity = ~schema.is_activity & (jnp.arange(schema.row_count.shape[0], dtype=jnp.int32) < schema.table_count)
+    end = jnp.max(jnp.where(is_entity, schema.row_offset // TILE + tiles_of(schema.row_count), 0))  # referenced tables come first
+    first = start + jnp.asarray(first_tile, jnp.int32)
+    prefix = jnp.where(jnp.any(schema.fk_parent[table] == table), first, jnp.minimum(end, first))
+    noise_key = named_key(reduce_key(key), "simulate")
+    state = _walk(capacity, tiles)(noise_key, schema, links, scm, prefix, first, jnp.int32(tiles))
+    return Rows(values=state.values, missing=state.missing, time=state.time)
 
 
 def simulate(key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
@@ -348,9 +403,10 @@ def simulate(key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: C
         (True, False)
     """
     noise_key = named_key(reduce_key(key), "simulate")
-    state = _walk(capacity)(noise_key, schema, links, scm)
+    zero = jnp.int32(0)
+    state = _walk(capacity, capacity.tiles)(noise_key, schema, links, scm, zero, zero, tile_count(schema))
     used = schema.table_count > 0
-    calibrated = scm.replace(node_shift=state.node_shift, node_scale=state.node_scale, calibrated=scm.calibrated | used)
+    calibrated = dataclasses.replace(scm, node_shift=state.node_shift, node_scale=state.node_scale, calibrated=scm.calibrated | used)
     return Database(
         schema=schema,
         links=links,

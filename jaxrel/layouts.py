@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import LayoutPrior, draw_integer, draw_share, rate
-from jaxrel.random import below, bits, chance, named_key, pair, row_bits
+from jaxrel.random import below, bits, chance, named_key, pair, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 
 __all__ = ["SAMPLERS", "sample_dag"]
@@ -46,7 +46,7 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     def join(degree: Array, v: Array) -> tuple[Array, Array]:
         def pick(j: int, picked: Array) -> Array:
             weight = jnp.where((i < v) & ~picked, jnp.where(v <= attach, 1, degree), 0)
-            cumulative = jnp.cumsum(weight, dtype=jnp.int32)
+            cumulative = running_sum(weight)
             chosen = jnp.sum(cumulative <= below(bits(key, v, j + most), cumulative[-1]), dtype=jnp.int32)
             return picked | ((i == chosen) & (j < jnp.minimum(attach, v)))
 

@@ -9,6 +9,7 @@ parents × children. All weights are integers: no float decides a link.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -25,7 +26,7 @@ from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_k
 from jaxrel.tiles import tile_at, tile_count
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
-__all__ = ["KeyTables", "key_tables", "link_probabilities", "link_rows", "sample_link_laws", "sample_links"]
+__all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "sample_link_laws", "sample_links"]
 
 _BASE = CLUSTERS**LEVELS  # base clusters, most
 _UNIT = 256  # weight of a parent of popularity 1
@@ -54,7 +55,9 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
     word, activity = row_pair(stream, rows, "popularity")
     high, low = word >> 20, (word >> 8) & 0xFFF
     pareto = jnp.where(high == 4095, jnp.asarray(_PARETO_TAIL)[low], jnp.asarray(_PARETO)[high])
-    shift = jnp.maximum(11 - jax.lax.clz(jnp.maximum(n, 1)), 0).astype(jnp.uint32)  # beyond 2^21 rows the unit shrinks: sums stay below 2^32
+    shift = jnp.maximum(11 - jax.lax.clz(jnp.maximum(n, 1)), 0).astype(
+        jnp.uint32
+    )  # beyond 2^21 rows the unit shrinks: sums stay below 2^32
     weight = jnp.where(popularity == Popularity.PARETO, jnp.maximum(pareto >> shift, 1), jnp.uint32(1))
     always = below(bits(stream, 0, "always"), n)
     active = ~chance(activity, inactive) | (rows == always)
@@ -153,7 +156,9 @@ def _empty_tables(capacity: Capacity) -> KeyTables:
     )
 
 
-def _cluster_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array) -> Array:
+def _cluster_rows(
+    schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array
+) -> Array:
     """The cluster law: i32[rows] parents of some child rows. ``trips``: levels and halvings of blocks in use, i32[2]."""
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
@@ -168,7 +173,9 @@ def _cluster_rows(schema: Schema, links: Links, tables: KeyTables, table: Array,
         code, index = state
         stride = jnp.asarray([CLUSTERS**p for p in range(LEVELS)], jnp.int32)[LEVELS - 1 - level]
         digit, after = (suffix // stride) % CLUSTERS, suffix % stride
-        first, second, third = (mulhi(affinity[level, a, digit], sums[level + 1, (code * CLUSTERS + a) * stride + after]) for a in range(CLUSTERS))
+        first, second, third = (
+            mulhi(affinity[level, a, digit], sums[level + 1, (code * CLUSTERS + a) * stride + after]) for a in range(CLUSTERS)
+        )
         x = mulhi(row_bits(stream, rows, level), first + second + third)
         chosen = (x >= first).astype(jnp.int32) + (x >= first + second).astype(jnp.int32)
         return code * CLUSTERS + chosen, index * counts[level] + chosen
@@ -234,7 +241,7 @@ def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Arr
     return jax.vmap(one_key)(keys)
 
 
-def link_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
+def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
     Args:
@@ -265,33 +272,35 @@ def link_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, row
     return jax.lax.fori_loop(0, trips[2], one_key, jnp.full((streams.shape[0], rows.shape[0]), NO_ROW, jnp.int32))
 
 
-@functools.lru_cache(maxsize=None)
-def _walk(capacity: Capacity) -> Any:
-    """The link stage over all tiles of a batch of databases."""
+@functools.cache
+def _walk(capacity: Capacity, tiles: int) -> Any:
+    """The link stage over some tiles of the row axis, in a batch of databases: those from ``first`` on, at most ``tiles``."""
 
-    def walk(schema: Schema, links: Links) -> Array:  # every leaf leads with B
+    def walk(schema: Schema, links: Links, first: Array) -> Array:  # every leaf leads with B
         batch = schema.table_count.shape[0]
-        used = jnp.any(schema.fk_parent != NO_TABLE)
-        tiles = jnp.where(used, jnp.max(jax.vmap(tile_count)(schema)), 0)
-        parent_rows = jnp.where(
-            schema.fk_parent == NO_TABLE, 0, jnp.take_along_axis(schema.row_count, jnp.maximum(schema.fk_parent, 0).reshape(batch, -1), axis=1).reshape(schema.fk_parent.shape)
-        )
-        most_tiles = jnp.max(tiles_of(parent_rows))
+        parents = jnp.maximum(schema.fk_parent, 0).reshape(batch, -1)
+        rows = jnp.take_along_axis(schema.row_count, parents, axis=1).reshape(schema.fk_parent.shape)
+        used = schema.fk_parent != NO_TABLE
+        most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
         halvings = 32 - jax.lax.clz(jnp.maximum(most_tiles - 1, 0)) + (most_tiles > 1).astype(jnp.int32)
         trips = jnp.stack([jnp.max(links.levels), halvings, jnp.max(schema.fk_count)])
-        any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & (schema.fk_parent != NO_TABLE))
+        any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
+        last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
 
-        def step(j: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
+        def step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
             out, tables = state
-            tile = jax.vmap(tile_at, (0, None))(schema, j)
+            tile = jax.vmap(tile_at)(schema, first + i)
+            enters = tile.measures | (i == 0)
 
             def build(tables: KeyTables) -> KeyTables:
-                return jax.vmap(lambda s, lk, t, m, old: _fresh(s, lk, capacity, t, m, most_tiles, trips[2], old))(
-                    schema, links, tile.table, tile.measures, tables
-                )
+                def one(schema: Schema, links: Links, table: Array, enters: Array, old: KeyTables) -> KeyTables:
+                    new = key_tables(schema, links, capacity, table, most_tiles, trips[2], old)
+                    return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
 
-            tables = jax.lax.cond(jnp.any(tile.measures), build, lambda x: x, tables)
-            rows = jax.vmap(link_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
+                return jax.vmap(one)(schema, links, tile.table, enters, tables)
+
+            tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
+            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
 
             def with_slots(rows: Array) -> Array:
                 streams = jax.vmap(_key_stream)(links, schema, tile.table)
@@ -301,19 +310,31 @@ def _walk(capacity: Capacity) -> Any:
 
             rows = jax.lax.cond(any_slot, with_slots, lambda x: x, rows)
             rows = jnp.where((tile.real & ~tile.is_pilot[:, None])[:, None, :], rows, jnp.int32(NO_ROW))
-            return jax.lax.dynamic_update_slice(out, rows, (0, 0, j * TILE)), tables
+            return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
 
-        out = jnp.full((batch, capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32)
+        out = jnp.full((batch, capacity.foreign_keys, tiles * TILE), NO_ROW, jnp.int32)
         tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), _empty_tables(capacity))
-        return jax.lax.fori_loop(0, tiles, step, (out, tables))[0]
+        return jax.lax.fori_loop(0, jnp.where(jnp.any(used), last, 0), step, (out, tables))[0]
 
     return batched(walk)
 
 
-def _fresh(schema: Schema, links: Links, capacity: Capacity, table: Array, enters: Array, tiles: Array, keys: Array, old: KeyTables) -> KeyTables:
-    """`key_tables` where this database enters a table, the old ones elsewhere."""
-    new = key_tables(schema, links, capacity, table, tiles, keys, old)
-    return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
+def link_rows(schema: Schema, links: Links, capacity: Capacity, table: ArrayLike, first_tile: ArrayLike, tiles: int) -> Array:
+    """Links of some rows of one table alone: bit for bit those of `sample_links`.
+
+    Args:
+        schema: one schema.
+        links: the laws, as `sample_links` returns them; ``parent_row`` is not read.
+        capacity: static sizes.
+        table: i32[], the child table.
+        first_tile: i32[], first row in tiles of `TILE` rows.
+        tiles: static, how many tiles.
+
+    Returns:
+        i32[K, tiles * TILE]: row in the parent table, or NO_ROW; past the table's last row unspecified.
+    """
+    first = schema.row_offset[table] // TILE + jnp.asarray(first_tile, jnp.int32)
+    return _walk(capacity, tiles)(schema, links, first)
 
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
@@ -375,4 +396,4 @@ def sample_links(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacit
         True
     """
     links = sample_link_laws(key, prior, schema, capacity)
-    return links.replace(parent_row=_walk(capacity)(schema, links))
+    return dataclasses.replace(links, parent_row=_walk(capacity, capacity.tiles)(schema, links, jnp.int32(0)))

@@ -33,7 +33,7 @@ def _row(scale: float = 1.0, shift: float = 0.0, **weights: float) -> np.ndarray
     return np.array([scale, shift, *(weights.get(name, 0.0) for name in _BASIS)], np.float32)
 
 
-_SELU, _SELU_ALPHA = 1.0507, 1.6733  # Klambauer et al. 2017
+_SELU, _SELU_LOW = 1.0507, 1.0507 * 1.6733 / 2  # Klambauer et al. 2017: scale, and half of scale · α
 ACTIVATION_TABLE = np.stack(
     [
         {
@@ -47,9 +47,7 @@ ACTIVATION_TABLE = np.stack(
             "sigmoid": _row(one=0.5, sq=1),
             "tanh": _row(scale=2, sq=2),
             "elu": _row(x=0.5, a=0.5, e=0.5, se=-0.5, one=-0.5, s=0.5),
-            "selu": _row(
-                x=_SELU / 2, a=_SELU / 2, e=_SELU * _SELU_ALPHA / 2, se=-_SELU * _SELU_ALPHA / 2, one=-_SELU * _SELU_ALPHA / 2, s=_SELU * _SELU_ALPHA / 2
-            ),
+            "selu": _row(x=_SELU / 2, a=_SELU / 2, e=_SELU_LOW, se=-_SELU_LOW, one=-_SELU_LOW, s=_SELU_LOW),
             "softplus": _row(x=0.5, a=0.5, e=0.97, ee=_LOG2 - 0.97),  # log(1 + e) within 0.01
             "silu": _row(x=0.5, aq=1),
             "gelu": _row(scale=1.702, x=0.5 / 1.702, aq=1 / 1.702),  # Hendrycks and Gimpel's sigmoid form
@@ -133,7 +131,9 @@ def _bell(word: Array) -> Array:
     return (total.astype(jnp.float32) - 510.0) * jnp.float32(1 / 147.8)
 
 
-def edge_weights(key: Array, width: Array, hidden: Array, density: Array, gain: Array, bias: Array, depth: Array, W: int, H: int) -> tuple[Array, Array, Array]:
+def edge_weights(
+    key: Array, width: Array, hidden: Array, density: Array, gain: Array, bias: Array, depth: Array, W: int, H: int
+) -> tuple[Array, Array, Array]:
     """First and last layer of one edge, a pure function of its key and the unit's index, hence the same at any capacity.
 
     Args:
@@ -179,16 +179,12 @@ def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain
     unit = jnp.arange(H, dtype=jnp.int32)
     column = jnp.arange(H + 1, dtype=jnp.int32)
     word, second = row_pair(key, unit[:, None], (layer * 2048 + 8192 + jnp.where(column < H, column, 1024 + column - H))[None, :])
-    kept = chance(second[:, :H], density) & (unit < hidden)
+    kept = chance(second[:, :H], density) & (unit < hidden)[None, :]
     scale = gain / jnp.sqrt(hidden.astype(jnp.float32))
     return jnp.where(kept, _bell(word[:, :H]), 0.0) * scale, bias * _bell(word[:, H])
 
 
 # ---------------------------------------------------------------- families
-
-
-def _code(name: str) -> int:
-    return ACTIVATIONS.index(name)
 
 
 class _Form(dict[str, Array]):
@@ -198,7 +194,7 @@ class _Form(dict[str, Array]):
 def _linear(form: _Form, key: Array, prior: SCMPrior) -> _Form:
     """y = A x."""
     units = jnp.minimum(prior.width.high, prior.hidden.high)
-    return _Form(form, hidden=jnp.broadcast_to(units, form["hidden"].shape), layers=jnp.ones_like(form["layers"]), activation=_all(form, "identity"))
+    return _Form(_shallow(form, "identity"), hidden=jnp.broadcast_to(units, form["hidden"].shape))
 
 
 def _mlp(form: _Form, key: Array, prior: SCMPrior) -> _Form:
@@ -210,28 +206,29 @@ def _tree(form: _Form, key: Array, prior: SCMPrior) -> _Form:
     """A sum of oblivious decision trees of one depth: groups of 2^depth linear units of which the winner speaks."""
     depth = form["depth"]
     trees = jnp.maximum(form["hidden"] >> depth, 1)
-    return _Form(form, hidden=trees << depth, layers=jnp.ones_like(form["layers"]), activation=_all(form, "winner"))
+    return _Form(_shallow(form, "winner"), hidden=trees << depth)
 
 
 def _fourier(form: _Form, key: Array, prior: SCMPrior) -> _Form:
     """Random Fourier features (Rahimi and Recht 2007): sines of random projections, phases over a whole turn."""
     units = jnp.broadcast_to(prior.hidden.high, form["hidden"].shape)
     phase = jnp.full_like(form["bias"], 2.0)
-    return _Form(form, hidden=units, gain=2.0 * form["gain"], bias=phase, layers=jnp.ones_like(form["layers"]), activation=_all(form, "sine"))
+    return _Form(_shallow(form, "sine"), hidden=units, gain=2.0 * form["gain"], bias=phase)
 
 
 def _quadratic(form: _Form, key: Array, prior: SCMPrior) -> _Form:
     """Squares of random projections, hence all products of two lanes."""
-    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=_all(form, "square"))
+    return _shallow(form, "square")
 
 
 def _threshold(form: _Form, key: Array, prior: SCMPrior) -> _Form:
     """Hard steps of random projections."""
-    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=_all(form, "step"))
+    return _shallow(form, "step")
 
 
-def _all(form: _Form, name: str) -> Array:
-    return jnp.full_like(form["activation"], _code(name))
+def _shallow(form: _Form, name: str) -> _Form:
+    """One hidden layer with one activation."""
+    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=jnp.full_like(form["activation"], ACTIVATIONS.index(name)))
 
 
 SAMPLERS: dict[str, Callable[[_Form, Array, SCMPrior], _Form]] = {

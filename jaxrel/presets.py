@@ -76,7 +76,8 @@ def read(file: str | Path) -> Preset:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'}); give the path of a TOML file") from None
+        cause = getattr(error, "strerror", None) or "not UTF-8"
+        raise ValueError(f"{file}: cannot be read ({cause}); give the path of a TOML file") from None
     try:
         return parse(file.stem, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.random import below, bits, chance, mulhi, name_id, pair, uniform
+from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
 from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, POPULARITIES, SCALES
 from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
@@ -153,6 +153,7 @@ class SCMPrior:
     gather_edge: Array = _leaf("number", 0, 1)  # share of mechanism nodes that a gathered node feeds
     summary: Array = _leaf("number", 0, 1)  # referenced tables sum up all their columns in one more node, which keys gather first
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
+    value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
 
 
 @struct.dataclass
@@ -207,7 +208,7 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     middle = edges[:, :-1].astype(jnp.float32) + (jnp.maximum(count, 1) - 1).astype(jnp.float32) * jnp.float32(0.5)
     mass = count.astype(jnp.float32) * _power(jnp.maximum(middle, 0.5), power)
     weight = ((mass / jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
-    cumulative = jnp.cumsum(weight, axis=1, dtype=jnp.uint32)  # [law, bucket]
+    cumulative = running_sum(weight)  # [law, bucket]
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
     target = mulhi(word, cumulative[:, -1])[..., None]
@@ -244,7 +245,7 @@ def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
 
 def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0) -> Array:
     """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
-    cumulative = jnp.cumsum(jnp.round(law.weight * 4096).astype(jnp.uint32), dtype=jnp.uint32)
+    cumulative = running_sum(jnp.round(law.weight * 4096).astype(jnp.uint32))
     target = mulhi(bits(key, i, name), cumulative[-1])[..., None]
     return jnp.sum(jnp.expand_dims(cumulative, tuple(range(target.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
 
@@ -387,7 +388,8 @@ def check(prior: Prior, capacity: Capacity) -> None:
     need |= {"classes": classes}
     for name, least in need.items():
         if getattr(capacity, name) < least:
-            raise ValueError(f"capacity.{name}: the prior can need {least}, but the capacity is {getattr(capacity, name)}; raise it or narrow the prior")
+            have = getattr(capacity, name)
+            raise ValueError(f"capacity.{name}: the prior can need {least}, but the capacity is {have}; raise it or narrow the prior")
 
 
 def capacity_for(schema: Schema, prior: Prior) -> Capacity:

@@ -61,7 +61,7 @@ def compile_or_load(function: Callable[..., Any], static: dict[str, Any], argume
     Returns:
         A callable for arguments of these shapes.
     """
-    if folder is None or jax.config.jax_compilation_cache_dir:
+    if folder is None or getattr(jax.config, "jax_compilation_cache_dir", None):
         return partial(function, **static)
     path = folder / f"{_identity(f'{function.__name__} {static!r}', arguments)}.program"
     with contextlib.suppress(Exception):  # none, a broken one, or one of an unknown kind: make it anew

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, chance, mulhi, named_key, pair, reduce_key, row_bits
+from jaxrel.random import below, bits, chance, mulhi, named_key, pair, reduce_key, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
@@ -27,7 +27,7 @@ def _foreign_keys(key: Array, adjacency: Array, count: Array, prior: Prior, keys
     t = jnp.arange(tables, dtype=jnp.int32)
     real = t < count
     width = MAX_FOREIGN_KEYS
-    position = jnp.cumsum(adjacency, axis=0, dtype=jnp.int32) - 1  # slot of parent p in child c
+    position = running_sum(adjacency.T).T - 1  # slot of parent p in child c
     slot = jnp.arange(width, dtype=jnp.int32)
     is_slot = adjacency[:, :, None] & (position[:, :, None] == slot[None, None, :])  # [parent, child, slot]
     parents = jnp.sum(jnp.where(is_slot, t[:, None, None] - NO_TABLE, 0), axis=0, dtype=jnp.int32) + NO_TABLE
@@ -52,11 +52,11 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
     parents = jnp.sum(adjacency, axis=0, dtype=jnp.int32)
     drop = draw_flag(key, "drop", prior.schema.sink_drop, t) & is_sink & (parents > 1) & (layout == LAYOUTS.index("barabasi_albert"))
     which = below(bits(key, t, "which"), parents)
-    dropped = adjacency & (jnp.cumsum(adjacency, axis=0, dtype=jnp.int32) - 1 == which[None, :]) & drop[None, :]
+    dropped = adjacency & (running_sum(adjacency.T).T - 1 == which[None, :]) & drop[None, :]
     still_used = jnp.any(adjacency & ~dropped, axis=1)
     dropped = dropped & still_used[:, None]  # a table that would lose its only child keeps it
     adjacency = adjacency & ~dropped
-    ordinal = jnp.cumsum(adjacency, axis=0, dtype=jnp.int32)
+    ordinal = running_sum(adjacency.T).T
     adjacency = adjacency & (ordinal <= MAX_FOREIGN_KEYS)
     is_activity = ~jnp.any(adjacency, axis=1)
     order = jnp.argsort(jnp.where(t < count, is_activity.astype(jnp.int32), 2), stable=True)

@@ -17,7 +17,7 @@ from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
-from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, uniform
+from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, running_sum, uniform
 from jaxrel.types import EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
 
 __all__ = ["sample_scm"]
@@ -54,7 +54,7 @@ def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array
     share = (rate(prior.scm.roots) >> 8).astype(jnp.int32)  # in 2^-16
     allowed = jnp.maximum((n * share) >> 16, 1)
     is_root = ~jnp.any(adjacency, axis=0) & (i < n)
-    late = is_root & (jnp.cumsum(is_root, dtype=jnp.int32) > allowed)
+    late = is_root & (running_sum(is_root) > allowed)
     parent = below(bits(key, i, "late root"), i)
     return adjacency | (late[None, :] & (i[:, None] == parent[None, :]))
 
@@ -86,15 +86,15 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     total = before + inner + itself + summary.astype(jnp.int32)
 
     # position of each node of the DAG in the table's order
-    rank = jnp.cumsum(is_inner, dtype=jnp.int32) - 1
-    position = jnp.where(is_root, jnp.cumsum(is_root, dtype=jnp.int32) - 1, before + rank + jnp.where(rank >= 1, itself, 0))
+    rank = running_sum(is_inner) - 1
+    position = jnp.where(is_root, running_sum(is_root) - 1, before + rank + jnp.where(rank >= 1, itself, 0))
     position = jnp.where(is_root | is_inner, position, N)
     source = jnp.zeros(N, jnp.int32).at[position].set(i, mode="drop")  # node of the DAG at a position
     from_dag = jnp.zeros(N, bool).at[position].set(is_root | is_inner, mode="drop")
     kind = jnp.where(from_dag & is_root[source], NodeKind.EXOGENOUS, jnp.int32(NodeKind.MECHANISM))
 
     # gather nodes: number g lies at roots + g (other tables) or right after the first mechanism (itself)
-    first = jnp.where(is_self, before + 1 + jnp.cumsum(wanted - ahead, dtype=jnp.int32) - wanted, roots + jnp.cumsum(ahead, dtype=jnp.int32) - ahead)
+    first = jnp.where(is_self, before + 1 + running_sum(wanted - ahead) - wanted, roots + running_sum(ahead) - ahead)
     slot = jnp.arange(EXPORTS, dtype=jnp.int32)
     at = jnp.where(slot[None, :] < wanted[:, None], first[:, None] + slot[None, :], N)  # [K, EXPORTS]
     turn = below(bits(key, k, "export"), EXPORTS)
@@ -118,7 +118,8 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     # columns observe distinct nodes: the first three mechanisms, the others whatever comes
     luck = bits(key, source, "column")
     ranks = jnp.argsort(jnp.argsort(jnp.where(is_mechanism, luck >> 1, jnp.uint32(0xFFFFFFFF)), stable=True), stable=True)
-    order = jnp.argsort(jnp.where(is_mechanism & (ranks < 3), ranks.astype(jnp.uint32), jnp.where(from_dag, (luck >> 2) + 3, jnp.uint32(0xFFFFFFFF))), stable=True)
+    others = jnp.where(from_dag, (luck >> 2) + 3, jnp.uint32(0xFFFFFFFF))
+    order = jnp.argsort(jnp.where(is_mechanism & (ranks < 3), ranks.astype(jnp.uint32), others), stable=True)
     c = jnp.arange(capacity.columns, dtype=jnp.int32)
     column_node = order[c % jnp.maximum(n, 1)].astype(jnp.int32)
     observed = jnp.zeros(N, bool).at[jnp.where(c < columns, column_node, N)].set(True, mode="drop")
@@ -218,7 +219,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     scale = draw_real(column_key, "scale", law.value_scale)
     scale = jnp.where(schema.column_kind == Kind.INTEGER, jnp.maximum(scale, 3.0), scale)
     offset_word, offset_flag = pair(column_key, 0, "offset")
-    offset = jnp.where(offset_flag >> 31 == 1, (8.0 * uniform(offset_word) - 4.0) * scale, 0.0)
+    offset = jnp.where(offset_flag >> 31 == 1, (2.0 * uniform(offset_word) - 1.0) * law.value_offset * scale, 0.0)
     return SCM(
         key=key,
         node_count=graph.count,

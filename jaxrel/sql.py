@@ -306,7 +306,9 @@ def _words(table: _Table) -> TableWords:
         time_column=None if table.time is None else table.time.name,
         time_kind=Kind.TIMESTAMP if table.time is None else table.time.kind,
         columns=tuple(table.features),
-        foreign_keys=tuple(ForeignKeyWords(key.column.name, key.parent, not key.column.not_null) for key in table.keys),
+        foreign_keys=tuple(
+            ForeignKeyWords(key.column.name, key.parent, not key.column.not_null, key.column.type.name) for key in table.keys
+        ),
         order=tuple(column.name for column in decl.columns.values()),
     )
 
@@ -343,12 +345,13 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
     fk_id, fk_null = np.zeros((tables, keys), np.uint32), np.zeros((tables, keys), np.uint32)
     for t, table in enumerate(ordered):
         for c, column in enumerate(table.features):
-            ints["kind"][t, c] = column.kind
+            ints["kind"][t, c] = Kind.NUMERIC if column.kind == Kind.INTEGER else column.kind  # `render` makes integers of real lanes
             ints["classes"][t, c] = {Kind.CATEGORICAL: len(column.vocabulary), Kind.BOOLEAN: 2}.get(column.kind, 0)
             column_id[t, c], column_null[t, c] = name_id(column.name), NULL_COLUMN if column.nullable else 0
         for k, link in enumerate(table.keys):
             fk_parent[t, k], fk_law[t, k], fk_owner[t, k] = place[link.parent], link.law, link.owner
-            fk_id[t, k], fk_null[t, k] = name_id(link.column.name), 0 if link.column.not_null else NULL_KEY
+            fk_id[t, k] = name_id(link.column.name)
+            fk_null[t, k] = 0 if link.column.not_null or link.law == LinkLaw.TREE else NULL_KEY  # a tree has its roots
     windows = [_window(table) for table in ordered]
     row_count: Any = np.array([table.rows for table in ordered], np.int32)
     return Schema(

@@ -1,0 +1,226 @@
+"""The random words and what is made of them, against exact laws."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+from jax.extend.random import threefry2x32_p
+from scipy import stats
+
+from jaxrel import random
+from jaxrel.prior import Range, Weights, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share
+
+KEY = jnp.asarray([0x9E3779B9, 7], jnp.uint32)
+DRAWS = 1 << 16
+INDEX = jnp.arange(DRAWS, dtype=jnp.int32)
+
+
+def law(low: float, high: float, power: float = 0.0, dtype: type = np.float32) -> Range:
+    return Range(low=jnp.asarray(low, dtype), high=jnp.asarray(high, dtype), power=jnp.asarray(power, jnp.float32))
+
+
+def fits_counts(drawn: np.ndarray, values: np.ndarray, mass: np.ndarray) -> bool:
+    """χ² at the level of 1e-4: nothing outside ``values``, and their shares are ``mass``."""
+    assert np.isin(drawn, values).all()
+    seen = np.array([(drawn == v).sum() for v in values])
+    return values.size == 1 or stats.chisquare(seen, mass / mass.sum() * drawn.size).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "words"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_gives_the_published_words(key: tuple[int, int], counter: tuple[int, int], words: tuple[int, int]) -> None:
+    arrays = [np.array([w], np.uint32) for w in (*key, *counter)]
+    assert tuple(int(w[0]) for w in random.threefry2x32(*arrays)) == words
+
+
+def test_threefry_is_jax_s_own_on_the_device_and_on_the_host() -> None:
+    counters = np.random.default_rng(0).integers(0, 2**32, (4, 1000), dtype=np.uint32)
+    expected = threefry2x32_p.bind(*map(jnp.asarray, counters))
+    for ours in (jax.jit(random.threefry2x32)(*counters), random.threefry2x32(*counters)):
+        np.testing.assert_array_equal(np.stack(ours), np.stack(expected))
+
+
+def test_rows_and_small_arrays_draw_the_same_words() -> None:
+    rows = jnp.arange(64, dtype=jnp.int32)
+    for lane in (3, "a lane"):
+        np.testing.assert_array_equal(np.stack(random.row_pair(KEY, rows, lane)), np.stack(random.pair(KEY, rows, lane)))
+    np.testing.assert_array_equal(random.bits(KEY, rows), random.row_bits(KEY, rows))
+
+
+def test_a_named_key_depends_on_every_name_and_its_place() -> None:
+    names = [("a",), ("b",), ("a", "b"), ("b", "a"), ("a", 0), ("a", 1), (0, "a"), (1,), (random.name_id("a"),)]
+    keys = {tuple(np.asarray(random.named_key(KEY, *n)).tolist()) for n in names}
+    assert len(keys) == len(names)
+    batch = random.named_key(KEY, "a", jnp.arange(3, dtype=jnp.int32))
+    np.testing.assert_array_equal(batch[1], random.named_key(KEY, "a", 1))
+    assert np.asarray(random.named_key(jnp.asarray([1, 2], jnp.uint32), "table", 3)).tolist() == [1332638452, 2069046523], "a stream moved"
+
+
+def test_every_kind_of_key_is_reduced_to_two_words() -> None:
+    typed, raw = jax.random.key(5), jax.random.key_data(jax.random.key(5))
+    np.testing.assert_array_equal(random.reduce_key(typed), raw)
+    np.testing.assert_array_equal(random.reduce_key(raw), raw)
+    wide = [random.reduce_key(jax.random.key(seed, impl="rbg")) for seed in (5, 6)]
+    assert wide[0].shape == (2,) and wide[0].dtype == jnp.uint32
+    assert np.any(np.asarray(wide[0]) != np.asarray(wide[1]))
+    for wrong in (jax.random.split(typed, 2), jnp.zeros(2, jnp.int32), jnp.zeros(1, jnp.uint32)):
+        with pytest.raises(TypeError, match="key: expected one PRNG key"):
+            random.reduce_key(wrong)
+
+
+def test_mulhi_is_exact() -> None:
+    words = np.random.default_rng(1).integers(0, 2**32, (2, 1000), dtype=np.uint32)
+    words[:, :4] = [[0, 2**32 - 1, 2**32 - 1, 2**16], [5, 2**32 - 1, 1, 2**16]]
+    assert np.asarray(random.mulhi(*words)).tolist() == [int(a) * int(b) >> 32 for a, b in words.T]
+
+
+def test_running_sums_are_cumulative_sums() -> None:
+    x = np.random.default_rng(2).integers(0, 1000, (3, 50)).astype(np.uint32)
+    np.testing.assert_array_equal(random.running_sum(jnp.asarray(x)), np.cumsum(x, axis=-1))
+    assert random.running_sum(jnp.ones(4, bool)).tolist() == [1, 2, 3, 4]
+
+
+_permute = jax.jit(random.index_permutation)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 63, 64, 65, 1000, 1023, 1024])
+def test_a_permutation_of_indices_is_a_bijection(n: int) -> None:
+    rows = jnp.arange(1024, dtype=jnp.int32)
+    images = [np.asarray(_permute(random.named_key(KEY, seed), rows, jnp.int32(n)))[:n] for seed in (0, 1)]
+    for image in images:
+        assert sorted(image.tolist()) == list(range(n))
+    assert n < 64 or (images[0] != images[1]).any()
+
+
+@pytest.mark.parametrize("n", [2**20 + 7, 2**31 - 1])
+def test_a_permutation_of_many_indices_is_injective_and_even(n: int) -> None:
+    image = np.asarray(_permute(KEY, INDEX, jnp.int32(n)))
+    assert np.unique(image).size == DRAWS and image.min() >= 0 and image.max() < n
+    assert stats.kstest(image / n, "uniform").pvalue > 1e-4
+    assert abs(np.corrcoef(image[1:], image[:-1])[0, 1]) < 0.02
+
+
+def test_every_permutation_of_four_comes_up() -> None:
+    keys = random.named_key(KEY, jnp.arange(24_000, dtype=jnp.int32))
+    image = np.asarray(jax.jit(random.index_permutation)(keys[:, None], jnp.arange(4, dtype=jnp.int32)[None], jnp.int32(4)))
+    _, seen = np.unique(image @ np.array([64, 16, 4, 1]), return_counts=True)
+    assert seen.size == 24 and np.abs(seen / 1000 - 1).max() < 0.2  # six rounds on two bits are even to within 6 %
+
+
+def test_logarithm_and_sine_are_as_accurate_as_they_say() -> None:
+    x = np.exp(np.random.default_rng(3).uniform(-80, 80, 100_000)).astype(np.float32)
+    x[:3] = [1.0, np.nextafter(np.float32(1), np.float32(0)), 2.0**-24]
+    exact = np.log(x.astype(np.float64))
+    assert np.max(np.abs(np.asarray(random.log(x)) - exact) / np.maximum(1, np.abs(exact))) < 2e-7
+    angle = np.linspace(-50, 50, 100_001).astype(np.float32)
+    assert np.max(np.abs(np.asarray(random.sine(angle)) - np.sin(angle.astype(np.float64)))) < 2e-5
+    turns = np.linspace(-3, 3, 10_001).astype(np.float32)
+    assert np.max(np.abs(np.asarray(random.sine_turns(turns)) - np.sin(2 * np.pi * turns.astype(np.float64)))) < 1e-5
+
+
+def test_uniforms_never_touch_their_ends() -> None:
+    ends = np.asarray(random.uniform(jnp.asarray([0, 2**32 - 1], jnp.uint32)))
+    assert 0 < ends[0] and ends[1] < 1
+    assert stats.kstest(np.asarray(random.uniform(random.bits(KEY, INDEX))), "uniform").pvalue > 1e-4
+
+
+def test_normals_and_gumbels_follow_their_laws() -> None:
+    words = random.pair(KEY, INDEX, "normal")
+    a, b = (np.asarray(z, np.float64) for z in random.normals(words))
+    for z in (a, b):
+        assert stats.kstest(z, "norm").pvalue > 1e-4
+        assert abs(stats.kurtosis(z)) < 5 * np.sqrt(24 / DRAWS)
+    assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(DRAWS) and abs(np.corrcoef(a**2, b**2)[0, 1]) < 5 / np.sqrt(DRAWS)
+    assert stats.kstest(np.asarray(random.gumbel(words[0])), "gumbel_r").pvalue > 1e-4
+    extreme = random.normals((jnp.asarray([0, 2**32 - 1], jnp.uint32), jnp.zeros(2, jnp.uint32)))
+    assert np.isfinite(np.stack(extreme)).all() and np.abs(np.stack(extreme)).max() < 5.8
+
+
+def test_below_is_uniform_and_never_outside() -> None:
+    for n in (1, 3, 10):
+        drawn = np.asarray(random.below(random.bits(KEY, INDEX, n), n))
+        assert fits_counts(drawn, np.arange(n), np.ones(n))
+    assert random.below(jnp.uint32(2**32 - 1), 2**31 - 1) == 2**31 - 2
+    assert random.below(jnp.uint32(5), 0) == 0
+
+
+def test_a_chance_has_its_rate() -> None:
+    for share in (0.0, 0.2, 1.0):
+        hits = float(jnp.mean(draw_flag(KEY, "flag", jnp.float32(share), INDEX).astype(jnp.float32)))
+        assert abs(hits - share) <= 5 * np.sqrt(share * (1 - share) / DRAWS)
+
+
+_integers = jax.jit(lambda law, name="n", i=INDEX: draw_integer(KEY, name, law, i), static_argnums=1)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (1, 8), (2, 20), (500, 563)])
+def test_integers_have_exact_mass(low: int, high: int, power: float) -> None:
+    values = np.arange(low, high + 1)
+    drawn = np.asarray(_integers(law(low, high, power, np.int32)))
+    assert fits_counts(drawn, values, values.astype(float) ** -power)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "power"),
+    [(-20_000, 24_000, 0.0), (0, 300, 0.0), *((low, high, p) for low, high in ((1, 1000), (500, 100_000)) for p in (0.0, 0.5, 1.0, 2.0))],
+)
+def test_wide_integers_follow_the_power_law(low: int, high: int, power: float) -> None:
+    drawn = np.asarray(_integers(law(low, high, power, np.int32)))
+    values = np.arange(low, high + 1)
+    mass = np.maximum(values, 1).astype(float) ** -power if power else np.ones(values.size)
+    assert drawn.min() >= low and drawn.max() <= high
+    share = np.cumsum(mass / mass.sum())
+    seen = np.searchsorted(np.sort(drawn), values, side="right") / DRAWS
+    assert np.max(np.abs(seen - share)) < 2.2 / np.sqrt(DRAWS) + 1e-3
+
+
+def test_integers_drawn_together_are_those_drawn_alone() -> None:
+    laws = {"rows": law(500, 1000, 1.0, np.int32), "columns": law(3, 12, 0.0, np.int32)}
+    both = jax.jit(lambda: draw_integers(KEY, laws, INDEX))()
+    for name, range_ in laws.items():
+        np.testing.assert_array_equal(both[name], _integers(range_, name))
+    assert abs(np.corrcoef(both["rows"], both["columns"])[0, 1]) < 5 / np.sqrt(DRAWS)
+
+
+def test_choices_come_by_weight() -> None:
+    weight = np.array([1.0, 0.0, 0.5, 3.0, 0.0], np.float32)
+    drawn = np.asarray(draw_choice(KEY, "choice", Weights(weight=jnp.asarray(weight)), INDEX))
+    assert fits_counts(drawn, np.flatnonzero(weight), weight[weight > 0].astype(float))
+
+
+def test_shares_are_uniform_between_their_ends() -> None:
+    drawn = np.asarray(draw_share(KEY, "share", law(0.1, 0.3), INDEX)) / 2**24
+    assert drawn.min() >= 0.1 - 2**-24 and drawn.max() <= 0.3 + 2**-24
+    assert stats.kstest((drawn - 0.1) / 0.2, "uniform").pvalue > 1e-4
+    assert (np.asarray(draw_share(KEY, "share", law(1.0, 1.0), INDEX)) == 2**24).all()
+
+
+_reals = jax.jit(lambda law: draw_real(KEY, "x", law, INDEX))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_reals_follow_the_power_law(power: float) -> None:
+    a, b, q = 0.37, 20.0, 1.0 - power
+    drawn = np.asarray(_reals(law(a, b, power)), np.float64)
+    assert drawn.min() >= a - 1e-6 and drawn.max() <= b * (1 + 1e-6)
+
+    def cdf(x: np.ndarray) -> np.ndarray:
+        return np.log(x / a) / np.log(b / a) if q == 0 else (x**q - a**q) / (b**q - a**q)
+
+    assert stats.kstest(drawn, cdf).pvalue > 1e-4
+
+
+def test_draws_do_not_depend_on_how_many_are_drawn() -> None:
+    few: Array = INDEX[100:200]
+    np.testing.assert_array_equal(random.row_bits(KEY, few), random.row_bits(KEY, INDEX)[100:200])
+    np.testing.assert_array_equal(_integers(law(1, 99, 1.0, np.int32))[100:200], _integers(law(1, 99, 1.0, np.int32), "n", few))
