@@ -154,6 +154,16 @@ def _generate(arguments: argparse.Namespace) -> int:
         return _write_databases(arguments)
 
 
+def _sql_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError("is no text in UTF-8; give a file of CREATE TABLE statements")
+    return text
+
+
 def _write_databases(arguments: argparse.Namespace) -> int:
     from jaxrel import engine, presets
     from jaxrel.progress import Progress, summary
@@ -165,8 +175,9 @@ def _write_databases(arguments: argparse.Namespace) -> int:
 
         prefix = arguments.sql.stem
         try:
-            text = arguments.sql.read_text(encoding="utf-8")
-            source = read_sql(text, arguments.dialect or "postgres", rows=dict(arguments.rows) or None, scale=arguments.scale or 1.0)
+            source = read_sql(
+                _sql_text(arguments.sql), arguments.dialect or "postgres", rows=dict(arguments.rows) or None, scale=arguments.scale or 1.0
+            )
         except ValueError as error:
             raise ValueError(f"{arguments.sql}: {error}") from error
     elif arguments.config is not None:

@@ -72,7 +72,8 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
             raise
         done = True
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error}); free some space or choose another folder") from error
+        reason = os.strerror(error.errno) if error.errno else error  # Arrow's errors carry a number and a longer text
+        raise UserError(f"{target}: cannot be written ({reason}); free some space or choose another folder") from error
     finally:
         shutil.rmtree(replaced, ignore_errors=True)
         if not done:

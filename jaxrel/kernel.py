@@ -20,14 +20,15 @@ from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, edge_weights, 
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
 from jaxrel.schema import missing_rows, time_rows
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
-from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema, tiles_of
+from jaxrel.types import ALL_LANES, EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema, tiles_of
 
 __all__ = ["Rows", "simulate", "simulate_rows"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _LOWEST = -1e30
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
-_EDGE_FIELDS = ("parent", "key", "scale", "gain", "bias", "density", "hidden", "layers", "depth", "activation")
+_EDGE_INTEGERS = ("parent", "hidden", "lane", "layers", "depth")
+_EDGE_REALS = ("scale", "gain", "bias")
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
@@ -38,6 +39,7 @@ class _State:
     """What one tile hands to the next."""
 
     exports: Array  # f32[B, EXPORTS, W, R]
+    lanes: Array  # f32[B, N, W + 1, TILE], the nodes of one tile; what an earlier tile left is written before it is read
     shift: Array  # f32[B, N, W], calibration of the table at hand
     scale: Array  # f32[B, N, W]
     node_shift: Array  # f32[B, T, N, W]
@@ -56,7 +58,7 @@ class _Context:
     tile: Tile
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
-    edges: dict[str, Array]  # [B, E, …]
+    edges: Array  # i32[B, E, fields], `_pack_edges`
 
 
 def _at(x: Array, i: Array) -> Array:
@@ -64,14 +66,43 @@ def _at(x: Array, i: Array) -> Array:
     return jax.vmap(lambda row, j: jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False))(x, i)
 
 
-def _edge_values(edge: dict[str, Array], x: Array, width: Array, present: Array, H: int, L: int) -> Array:
-    """The universal mechanism of one edge in every database where it is present: f32[B, W, TILE] from the parent's lanes ``x``."""
-    W = x.shape[1]
+def _pack_edges(scm: SCM) -> Array:
+    """All fields of an edge side by side, i32[B, E, fields]: the edge loop reads one row instead of a dozen arrays."""
+    bits = jax.lax.bitcast_convert_type
+    fields = [getattr(scm, f"edge_{name}")[..., None] for name in _EDGE_INTEGERS]
+    fields += [bits(getattr(scm, f"edge_{name}"), jnp.int32)[..., None] for name in _EDGE_REALS]
+    fields += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
+    return jnp.concatenate(fields, axis=-1)
+
+
+def _unpack_edge(row: Array) -> dict[str, Array]:
+    """Fields of one edge of every database, from i32[B, fields]."""
+    bits, reals = jax.lax.bitcast_convert_type, len(_EDGE_INTEGERS)
+    unsigned = reals + len(_EDGE_REALS)
+    edge = {name: row[:, i] for i, name in enumerate(_EDGE_INTEGERS)}
+    edge |= {name: bits(row[:, reals + i], jnp.float32) for i, name in enumerate(_EDGE_REALS)}
+    words = bits(row[:, unsigned : unsigned + 3], jnp.uint32)
+    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": row[:, unsigned + 3 :]}
+
+
+def _edge_values(edge: dict[str, Array], lanes: Array, width: Array, present: Array, W: int, H: int, L: int) -> Array:
+    """The universal mechanism of one edge in every database where it is present: f32[B, W, TILE] from the nodes' lanes."""
     any_tree, most_layers = jnp.any((edge["depth"] > 0) & present), jnp.max(jnp.where(present, edge["layers"], 1))
     first, bias, out = jax.vmap(functools.partial(edge_weights, W=W, H=H))(
         edge["key"], width, edge["hidden"], edge["density"], edge["gain"], edge["bias"], edge["depth"]
     )
-    z = jnp.einsum("bhw,bwr->bhr", first, x) + bias[:, :, None]
+    lane, column = edge["lane"], first[:, :, 0]  # an edge that reads one lane has weights for a parent of one lane
+
+    def of_all(_: None) -> Array:
+        one = jnp.where((jnp.arange(W, dtype=jnp.int32)[None, :] == lane[:, None])[:, None, :], column[:, :, None], 0.0)
+        weights = jnp.where((lane == ALL_LANES)[:, None, None], first, one)
+        return jnp.einsum("bhw,bwr->bhr", weights, _at(lanes, edge["parent"])[:, :W])
+
+    def of_one(_: None) -> Array:  # every edge of the batch reads one lane: no matrix product
+        x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], jnp.maximum(lane, 0))
+        return column[:, :, None] * x[:, None, :]
+
+    z = jax.lax.cond(jnp.any((lane == ALL_LANES) & present), of_all, of_one, None) + bias[:, :, None]
     code = edge["activation"][:, 0]
     h = activate(z, code, present)
 
@@ -91,7 +122,7 @@ def _edge_values(edge: dict[str, Array], x: Array, width: Array, present: Array,
             return jnp.where(goes_on[:, None, None], activate(z, code, present & goes_on), h)
 
         h = jax.lax.fori_loop(1, most_layers, deeper, h)
-    return jnp.clip(jnp.einsum("bwh,bhr->bwr", out, h) * edge["scale"][:, None, None], -1e4, 1e4)
+    return jnp.clip(jnp.einsum("bwh,bhr->bwr", out, h), -1e4, 1e4)
 
 
 def _combine(code: Array, total: Array, y: Array, any_soft: Array) -> Array:
@@ -117,11 +148,22 @@ def _mechanism(context: _Context, lanes: Array, n: Array, capacity: Capacity) ->
 
     def one_edge(i: Array, total: Array) -> Array:
         e = jnp.minimum(start + i, capacity.edges - 1)
-        edge = {name: _at(x, e) for name, x in context.edges.items()}
+        edge = _unpack_edge(_at(context.edges, e))
         present = i < count
-        x = _at(lanes, edge["parent"])[:, : capacity.width]
         width = jnp.maximum(jnp.take_along_axis(context.nodes["width"], edge["parent"][:, None], axis=1)[:, 0], 1)
-        y = _edge_values(edge, x, width, present, capacity.hidden, capacity.layers)
+        width = jnp.where(edge["lane"] == ALL_LANES, width, 1)
+        has_layers = present & (edge["layers"] > 0)
+
+        def as_they_are(_: None) -> Array:
+            return _at(lanes, edge["parent"])[:, : capacity.width]
+
+        def through_layers(_: None) -> Array:
+            y = _edge_values(edge, lanes, width, has_layers, capacity.width, capacity.hidden, capacity.layers)
+            if lanes.shape[0] == 1:
+                return y
+            return jnp.where((edge["layers"] > 0)[:, None, None], y, as_they_are(None))
+
+        y = jax.lax.cond(jnp.any(has_layers), through_layers, as_they_are, None) * edge["scale"][:, None, None]
         return jnp.where(present[:, None, None], _combine(combine, total, y, any_soft), total)
 
     shape = (start.shape[0], capacity.width, TILE)
@@ -219,9 +261,8 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     value, node_shift, node_scale = _standardise(signal, state, context, n)
 
     def noise(value: Array) -> Array:
-        half = jnp.arange((W + 1) // 2, dtype=jnp.int32)  # lanes 2h and 2h + 1 share a draw
-        even, odd = normals(row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], half[:, None]))
-        noise = jnp.stack([even, odd], axis=2).reshape(batch, -1, TILE)[:, :W]
+        lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
+        noise, _ = normals(row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None]))
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
         return value + deviation[..., None] * noise
 
@@ -252,7 +293,9 @@ def _observe(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> tupl
     return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
 
 
-def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity, state: _State, j: Array, out_tile: Array) -> _State:
+def _step(
+    key: Array, schema: Schema, links: Links, scm: SCM, edges: Array, capacity: Capacity, state: _State, j: Array, out_tile: Array
+) -> _State:
     """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs."""
     tile = jax.vmap(tile_at, (0, None))(schema, j)
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
@@ -270,7 +313,7 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
         tile=tile,
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
-        edges={name: getattr(scm, f"edge_{name}") for name in _EDGE_FIELDS},
+        edges=edges,
     )
     calibrated = scm.calibrated[:, None, None]
     entered = _at(scm.node_shift, tile.table), _at(scm.node_scale, tile.table)
@@ -278,9 +321,8 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
     state = dataclasses.replace(state, shift=known[0], scale=known[1])
 
-    lanes = jnp.zeros((tile.rows.shape[0], capacity.nodes, capacity.width + 1, TILE), jnp.float32)
     body = functools.partial(_node, schema, state, context, capacity=capacity)
-    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), lambda n, carry: body(n, carry), (lanes, state.shift, state.scale))
+    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), lambda n, carry: body(n, carry), (state.lanes, state.shift, state.scale))
 
     values, missing, time = jax.vmap(functools.partial(_observe, W=capacity.width))(schema, scm, context.tile, lanes)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
@@ -291,6 +333,7 @@ def _step(key: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity
     return dataclasses.replace(
         state,
         exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
+        lanes=lanes,
         shift=shift,
         scale=scale,
         node_shift=jnp.where(own, shift[:, None], state.node_shift),
@@ -305,6 +348,7 @@ def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
     W = capacity.width
     return _State(
         exports=jnp.zeros((batch, EXPORTS, W, capacity.rows), jnp.float32),
+        lanes=jnp.zeros((batch, capacity.nodes, W + 1, TILE), jnp.float32),
         shift=jnp.zeros((batch, capacity.nodes, W), jnp.float32),
         scale=jnp.ones((batch, capacity.nodes, W), jnp.float32),
         node_shift=scm.node_shift,
@@ -325,11 +369,11 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
     def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array) -> _State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
-        state = _empty(key.shape[0], capacity, tiles * TILE, scm)
+        state, edges = _empty(key.shape[0], capacity, tiles * TILE, scm), _pack_edges(scm)
 
         def step(i: Array, state: _State) -> _State:
             j = jnp.where(i < prefix, i, i - prefix + first)
-            return _step(key, schema, links, scm, capacity, state, j, jnp.maximum(i - prefix, 0))
+            return _step(key, schema, links, scm, edges, capacity, state, j, jnp.maximum(i - prefix, 0))
 
         return jax.lax.fori_loop(0, prefix + jnp.minimum(count, tiles), step, state)
 

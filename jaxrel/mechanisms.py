@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
-from jaxrel.random import chance, normals, pair, row_pair, sine, uniform
+from jaxrel.random import chance, exp, normals, pair, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS, FAMILIES
 from jaxrel.types import Capacity
 
@@ -91,7 +91,7 @@ def activate(x: Array, code: Array, present: Array) -> Array:
             a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
             basis = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
             if exponential:
-                e = jnp.exp(-a)
+                e = exp(-a)
                 q = 1.0 / (1.0 + e)
                 basis |= {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
             if periodic:

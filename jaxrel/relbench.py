@@ -249,6 +249,7 @@ def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], 
     """What ``jaxrel.json`` holds beside the digest: versions, the meaning of every column, the causal graph."""
     return {
         "format": format,
+        "dialect": catalog.dialect if catalog.sql else "",
         "jaxrel": __version__,
         "stream_version": STREAM_VERSION,
         "schema_key": np.asarray(db.schema.key).tolist(),

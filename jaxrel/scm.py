@@ -18,7 +18,7 @@ from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, running_sum, uniform
-from jaxrel.types import EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
+from jaxrel.types import ALL_LANES, EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
 
 __all__ = ["sample_scm"]
 
@@ -210,6 +210,11 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
     edge_key = named_key(named_key(table_key, "edge")[edge_table], child, parent_node)
     edges = sample_edges(edge_key, law, capacity)
+    copies = (graph.kind[edge_table, parent_node] == NodeKind.GATHER) & draw_flag(edge_key, "copy", law.gather_copy)
+    edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
+    parent_width = jnp.maximum(width[edge_table, parent_node], 1)
+    one_lane = draw_flag(edge_key, "single lane", law.single_lane)
+    edges["edge_lane"] = jnp.where(one_lane, below(bits(edge_key, 0, "source lane"), parent_width), ALL_LANES)
     edge_used = jnp.arange(capacity.edges, dtype=jnp.int32) < start[-1, -1]
     fits = jnp.all(graph.fits) & edges_fit & jnp.all(jnp.where(edge_used, edges.pop("fits"), True))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)

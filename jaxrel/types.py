@@ -15,6 +15,7 @@ from jax import Array
 from jaxrel import struct
 
 __all__ = [
+    "ALL_LANES",
     "CLUSTERS",
     "EXPORTS",
     "KNOTS",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 NO_TABLE = -1  # no parent table: an unused foreign-key slot
+ALL_LANES = -1  # an edge reads its parent's whole latent vector
 NO_ROW = -1  # no parent row: a null foreign key, or padding
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
 LEVELS = 5  # most levels of a hierarchical stochastic block model
@@ -224,7 +226,8 @@ class SCM:
     edge_bias: Array  # f32[E], scale of its biases
     edge_density: Array  # u32[E], share of the weights that are kept, in 2^-24
     edge_hidden: Array  # i32[E], hidden units in use
-    edge_layers: Array  # i32[E], hidden layers in use
+    edge_lane: Array  # i32[E], the one lane of the parent that is read, or ALL_LANES
+    edge_layers: Array  # i32[E], hidden layers in use; 0: the parent's lanes as they are, times the scale
     edge_depth: Array  # i32[E], depth of an oblivious tree, 0 for others
     edge_activation: Array  # i32[E, L], row of the activation table
     column_node: Array  # i32[T, C]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,10 @@ import yaml
 
 from jaxrel.errors import UserError
 from jaxrel.files import DIGEST_FILE
-from jaxrel.types import MAX_FOREIGN_KEYS
+from jaxrel.types import MAX_FOREIGN_KEYS, Kind
+
+if TYPE_CHECKING:
+    from jaxrel.sql_types import SqlType
 
 __all__ = ["databases_in", "validate"]
 
@@ -35,6 +38,7 @@ _TASK_TYPES = {"regression", "binary_classification", "multiclass_classification
 _SCORES = {"is_source_node", "n_unique", "n_classes", "majority_frac", "std"}
 _YEARS = np.array(["1902-01-01", "2038-01-01"], "datetime64[us]").astype(np.int64)  # what relational transformers can hold
 _DAY = 86_400_000_000  # microseconds
+_UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 Lines = Iterator[str]
 
@@ -363,6 +367,52 @@ def _plain(folder: Path, digest: Mapping[str, Any]) -> Lines:
     yield from lines
     for name in tables:
         yield from _guarded(partial(_plain_table, f"db/{name}.parquet", declared, name, tables), f"db/{name}.parquet")
+    if digest.get("dialect"):
+        yield from _guarded(partial(_sql, folder / "schema.sql", digest["dialect"], tables), "schema.sql")
+
+
+def _sql(path: Path, dialect: str, tables: Mapping[str, pa.Table]) -> Lines:
+    """What the SQL says and ``jaxrel.json`` does not: types, lengths, NOT NULL of keys, UNIQUE sets."""
+    from jaxrel.sql_parse import parse_sql  # the parser loads slowly
+
+    for decl in parse_sql(path.read_text(encoding="utf-8"), dialect):
+        at, table = f"db/{decl.name}.parquet", tables.get(decl.name)
+        if table is None:
+            continue  # a file that is missing has its line already
+        names = [column.name for column in decl.columns.values()]
+        if names != table.column_names:
+            yield f"{at}: has the columns {', '.join(table.column_names)}, but schema.sql declares {', '.join(names)}"
+            continue
+        for column in decl.columns.values():
+            yield from _declared_type(f"{at}: {column.name}", column.type, table[column.name])
+            if column.not_null and table[column.name].null_count:
+                yield f"{at}: {column.name} is NOT NULL in schema.sql and has {table[column.name].null_count} nulls"
+        for members in decl.unique:
+            rows = pa.table({name: _decoded(table[name]) for name in members}).drop_null()
+            if (repeated := rows.num_rows - rows.group_by(list(members)).aggregate([]).num_rows) > 0:
+                yield f"{at}: UNIQUE ({', '.join(members)}) repeats in {repeated} rows"
+
+
+def _declared_type(at: str, declared: SqlType, column: pa.ChunkedArray) -> Lines:
+    values = _decoded(column)
+    tests = {
+        Kind.INTEGER: pa.types.is_integer,
+        Kind.BOOLEAN: pa.types.is_boolean,
+        Kind.DATE: pa.types.is_date,
+        Kind.TIMESTAMP: pa.types.is_timestamp,
+        Kind.NUMERIC: lambda kind: pa.types.is_floating(kind) or pa.types.is_decimal(kind),
+    }
+    if not tests.get(declared.kind, pa.types.is_string)(values.type):
+        yield f"{at} is declared {declared.name} and holds {values.type}"
+    elif declared.kind == Kind.UUID:
+        if (wrong := len(values) - values.null_count - (pc.sum(pc.match_substring_regex(values, _UUID)).as_py() or 0)) > 0:
+            yield f"{at} has {wrong} values that are no uuid"
+    elif declared.length is not None and (longest := pc.max(pc.utf8_length(values)).as_py() or 0) > declared.length:
+        yield f"{at} is declared {declared.name} and has a value of {longest} characters"
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _plain_table(at: str, declared: Mapping[str, Any], name: str, tables: Mapping[str, pa.Table]) -> Lines:
@@ -380,8 +430,7 @@ def _plain_table(at: str, declared: Mapping[str, Any], name: str, tables: Mappin
     unique = [words["primary_key"], *(column for column, entry in words["features"].items() if entry.get("unique"))]
     for column in unique:
         if column is not None:
-            values = table[column].drop_null()
-            values = values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+            values = _decoded(table[column]).drop_null()
             if (repeated := len(values) - pc.count_distinct(values).as_py()) > 0:
                 yield f"{at}: {column} is declared unique and repeats {repeated} values"
     for column, fk in words["foreign_keys"].items():
@@ -407,6 +456,8 @@ def _bounds(at: str, values: pa.ChunkedArray, low: float | None, high: float | N
         values = pc.divide(values.cast(pa.timestamp("us")).cast(pa.int64()), 1e6)
     elif pa.types.is_date(values.type):
         values = values.cast(pa.date32()).cast(pa.int32())
+    elif pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())  # exact decimals against a bound in binary would differ by a rounding
     limits = pc.min_max(values).as_py()
     if low is not None and limits["min"] < low or high is not None and limits["max"] > high:
         yield f"{at} goes from {limits['min']} to {limits['max']}, outside the declared {low} … {high}"
