@@ -321,10 +321,12 @@ def _step(
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
     state = dataclasses.replace(state, shift=known[0], scale=known[1])
 
-    body = functools.partial(_node, schema, state, context, capacity=capacity)
-    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), lambda n, carry: body(n, carry), (state.lanes, state.shift, state.scale))
+    node_step = functools.partial(_node, schema, state, context, capacity=capacity)
+    carry = state.lanes, state.shift, state.scale
+    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), node_step, carry)
 
-    values, missing, time = jax.vmap(functools.partial(_observe, W=capacity.width))(schema, scm, context.tile, lanes)
+    observe = functools.partial(_observe, W=capacity.width)
+    values, missing, time = jax.vmap(observe)(schema, scm, context.tile, lanes)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]

@@ -124,6 +124,18 @@ def _filled(kind: Any, **known: Any) -> Any:
     return kind(**{field.name: known.get(field.name, np.zeros(0, np.float32)) for field in dataclasses.fields(kind)})
 
 
+_FEATURES = """{0}_price decimal(8,2) CHECK ({0}_price BETWEEN 0 AND 5000), {0}_count smallint CHECK ({0}_count BETWEEN 0 AND 100),
+    {0}_size varchar(8) CHECK ({0}_size IN ('small', 'medium', 'large', 'huge')), {0}_open boolean, {0}_since double precision NOT NULL"""
+_SQL = f"""CREATE TABLE shop (shop_price decimal(8,2) CHECK (shop_price BETWEEN 0 AND 5000), code uuid PRIMARY KEY,
+    shop_count smallint CHECK (shop_count BETWEEN 0 AND 100), shop_size varchar(8), shop_open boolean,
+    shop_since double precision NOT NULL);
+CREATE TABLE seller (id integer PRIMARY KEY, hired date NOT NULL, {_FEATURES.format("seller")});
+CREATE TABLE purchase (id bigint PRIMARY KEY, shop_code uuid REFERENCES shop, seller_id integer NOT NULL REFERENCES seller,
+    helper_id integer NOT NULL REFERENCES seller, previous_id bigint REFERENCES purchase, placed timestamp NOT NULL,
+    {_FEATURES.format("purchase")});
+"""
+
+
 def sql_catalog() -> Catalog:
     """What a SQL schema of the same shape would have declared: a natural key, dates, decimals, bounds, its own column order."""
     shop = TableWords(
@@ -148,7 +160,7 @@ def sql_catalog() -> Catalog:
             ForeignKeyWords("previous_id", "purchase", True),
         ),
     )
-    return Catalog((shop, seller, order), sql="CREATE TABLE shop (code uuid PRIMARY KEY);\n", dialect="postgres")
+    return Catalog((shop, seller, order), sql=_SQL, dialect="postgres")
 
 
 def _declared(table: str) -> tuple[ColumnWords, ...]:

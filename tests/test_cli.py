@@ -53,6 +53,7 @@ MISTAKES = {
     "no TOML": (toml("[schema]", "[schema"), ["prior.toml"]),
     "no config file": (plain("--config", "nowhere.toml"), ["nowhere.toml"]),
     "no sql file": (plain("--sql", "nowhere.sql"), ["nowhere.sql"]),
+    "no text": (sql("CREATE TABLE town (id INT PRIMARY KEY);\0"), ["given.sql", "UTF-8"]),
     "sql syntax": (sql("CREATE TABLE town (id INT PRIMARY KEY"), ["given.sql"]),
     "missing table": (sql(SQL.format("city")), ["given.sql", "city"]),
     "unsupported type": (sql("CREATE TABLE town (id INT PRIMARY KEY, area GEOMETRY)"), ["given.sql", "area"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import keyword
 
 import duckdb
@@ -139,6 +140,14 @@ def test_sql_names_types_order_and_natural_keys(db):
     codes = shop["code"].to_pylist()
     assert purchase["shop_code"].to_pylist() == [None if r == NO_ROW else codes[r] for r in row[0]]
     assert purchase["helper_id"].to_pylist() == (row[2] + 1).tolist()
+
+
+def test_a_foreign_key_has_its_own_declared_type(db):
+    catalog = sql_catalog()
+    keys = tuple(dataclasses.replace(fk, type="bigint" if fk.name == "seller_id" else "") for fk in catalog.tables[2].foreign_keys)
+    catalog = dataclasses.replace(catalog, tables=(*catalog.tables[:2], dataclasses.replace(catalog.tables[2], foreign_keys=keys)))
+    purchase = to_arrow(db, catalog)["purchase"]
+    assert purchase["seller_id"].type == pa.int64() and purchase["helper_id"].type == pa.int32()
 
 
 def test_surrogates_keep_natural_keys_as_text(db):

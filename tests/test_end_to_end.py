@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Mapping
@@ -147,6 +148,17 @@ def test_school_columns_vary(school: tuple[Path, list[str]]) -> None:
             assert len(set(table[column].to_pylist()) - {None}) > 1, f"{name}.{column} is constant"
     assert len(set(tables["teachers"]["experience_years"].to_pylist())) > 20  # the lane was not rounded before it was rendered
     assert len(set(tables["marks"]["score_obtained"].to_pylist())) > 500
+
+
+def test_a_repeated_pair_is_found(school: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(school[0], tmp_path / "school-0"))
+    path = folder / "db" / "student_courses.parquet"
+    table = pq.ParquetFile(path).read()
+    for name in ("student_id", "course_id"):
+        values = table[name].to_pylist()
+        table = table.set_column(table.column_names.index(name), name, pa.array([values[1], *values[1:]]))
+    pq.write_table(table, path)
+    assert validate(folder) == ["db/student_courses.parquet: UNIQUE (student_id, course_id) repeats in 1 rows"]
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_barabasi_albert_nodes_attach_to_so_many_and_prefer_hubs(attach: int) ->
     assert (found.sum(1) == np.minimum(np.arange(SMALL), attach)).all()
     if attach == 2:
         degree = found.sum(1) + found.sum(2)
-        assert degree.max(1).mean() > 6.5  # uniform attachment gives about 5.7, this one 7.4
+        assert degree.max(1).mean() > 8.2  # 9.1 on average; uniform attachment gives 7.3
 
 
 _barabasi, _erdos, _watts, _layers = (_plain(n) for n in ("barabasi_albert", "erdos_renyi", "watts_strogatz", "layered"))

@@ -199,6 +199,18 @@ def test_self_reference():
     schema, catalog = read_sql("CREATE TABLE staff (staff_id int PRIMARY KEY, boss_id int REFERENCES staff, hired date NOT NULL)")
     assert int(schema.fk_law[0, 0]) == LinkLaw.TREE and int(schema.fk_parent[0, 0]) == 0 and bool(schema.is_activity[0])
     assert catalog.tables[0].time_column == "hired" and int(schema.row_count[0]) == 1000
+    assert int(schema.fk_null[0, 0]) == 0 and catalog.tables[0].foreign_keys[0].nullable  # the roots of the tree are its nulls
+
+
+def test_the_device_leaves_integers_to_the_renderer():
+    schema, catalog = read_sql("CREATE TABLE staff (staff_id int PRIMARY KEY, age smallint, size int CHECK (size IN (1, 2)))")
+    assert np.asarray(schema.column_kind)[0].tolist() == [Kind.NUMERIC, Kind.CATEGORICAL]
+    assert [column.kind for column in catalog.tables[0].columns] == [Kind.INTEGER, Kind.CATEGORICAL]
+
+
+def test_a_key_keeps_its_declared_type():
+    text = "CREATE TABLE a (id bigint PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a_id int REFERENCES a, b_id smallint REFERENCES b)"
+    assert [key.type for key in read_sql(text)[1].tables[1].foreign_keys] == ["integer", "smallint"]
 
 
 def test_unique_compiles_to_laws():

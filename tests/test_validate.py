@@ -192,6 +192,9 @@ PLAIN = {
     "label": ("shop", "shop_size", lambda x: put(x, 1, "tiny").dictionary_encode(), "undeclared value 'tiny'"),
     "infinity": ("shop", "shop_since", lambda x: put(x, 1, float("-inf")), "1 infinite values"),
     "column": ("shop", "shop_since", lambda x: x, "instead of"),
+    "no uuid": ("shop", "code", lambda x: put(x, 1, "4711"), "code has 1 values that are no uuid"),
+    "long text": ("shop", "shop_size", lambda x: put(x.cast(pa.string()), 1, "enormously"), "a value of 10 characters"),
+    "another type": ("seller", "seller_open", lambda x: x.cast(pa.int16()), "seller_open is declared boolean and holds int16"),
 }
 
 

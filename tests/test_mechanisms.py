@@ -1,0 +1,271 @@
+"""Activations, mechanism families and exogenous series, each against what its name says."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from jaxrel import presets
+from jaxrel.exogenous import exogenous_rows, sample_exogenous
+from jaxrel.kernel import _edge_values
+from jaxrel.mechanisms import activate, edge_weights, hidden_weights, sample_edges, winner
+from jaxrel.prior import Range, Weights
+from jaxrel.random import named_key
+from jaxrel.registry import ACTIVATIONS, EXOGENOUS, FAMILIES
+from jaxrel.types import KNOTS, TILE
+
+SMALL = presets.load("default").small
+assert SMALL is not None
+W, H, L = SMALL.capacity.width, SMALL.capacity.hidden, SMALL.capacity.layers
+B = 32
+KEYS = named_key(jnp.asarray([3, 4], jnp.uint32), jnp.arange(B, dtype=jnp.int32))
+X = np.linspace(-6, 6, 12_001)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+EXACT = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.1 * x),
+    "abs": np.abs,
+    "square": np.square,
+    "step": lambda x: (x > 0).astype(float),
+    "sign": lambda x: np.where(x > 0, 1.0, -1.0),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "selu": lambda x: 1.0507 * np.where(x > 0, x, 1.6733 * np.expm1(x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: 0.5 * x * (1 + special.erf(x / np.sqrt(2))),
+    "sine": np.sin,
+    "cosine": np.cos,
+    "gaussian": lambda x: np.exp(-(x**2) / 2),
+    "laplace_bump": lambda x: np.exp(-np.abs(x)),
+    "hard_sigmoid": lambda x: np.clip(x / 4 + 0.5, 0, 1),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+}
+_activate = jax.jit(activate)
+
+
+def test_every_activation_is_known_here() -> None:
+    assert set(ACTIVATIONS) == {*EXACT, "winner"} and len(EXACT) >= 15
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_activation_is_near_its_exact_function(name: str) -> None:
+    code = jnp.asarray([ACTIVATIONS.index(name)], jnp.int32)
+    y = np.asarray(_activate(jnp.asarray(X, jnp.float32)[None, None], code, jnp.ones(1, bool)))[0, 0]
+    exact = EXACT[name](X.astype(np.float32).astype(float))
+    assert np.max(np.abs(y - exact) / np.maximum(1, np.abs(exact))) < 0.05
+
+
+def test_activations_side_by_side_are_those_alone() -> None:
+    codes = jnp.arange(len(ACTIVATIONS), dtype=jnp.int32)
+    x = jnp.broadcast_to(jnp.asarray(X, jnp.float32), (len(codes), 1, X.size))
+    together = np.asarray(jax.jit(activate)(x, codes, jnp.ones(len(codes), bool)))
+    for code in range(len(codes)):
+        alone = _activate(x[:1], codes[code : code + 1], jnp.ones(1, bool))
+        np.testing.assert_allclose(together[code], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_the_winner_of_each_group_speaks_alone(depth: int) -> None:
+    x = jax.random.normal(jax.random.key(depth), (3, 16, 50))
+    spoken = np.asarray(jax.jit(winner)(x, jnp.asarray([depth, depth, 0], jnp.int32)))
+    groups = spoken.reshape(3, 16 >> depth, 1 << depth, 50)
+    assert (groups[:2].sum(2) == 1).all() and not spoken[2].any()
+    np.testing.assert_array_equal(groups[:2].argmax(2), np.asarray(x).reshape(groups.shape)[:2].argmax(2))
+
+
+# ---------------------------------------------------------------- families
+
+
+def only(family: str) -> Any:
+    prior = SMALL.prior.scm
+    weight = jnp.asarray([float(name == family) for name in FAMILIES], jnp.float32)
+    return dataclasses.replace(prior, families=Weights(weight=weight))
+
+
+_sample = jax.jit(lambda prior: sample_edges(KEYS, prior, SMALL.capacity))
+
+
+@jax.jit
+def _apply(edge: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    width = jnp.full(B, W, jnp.int32)
+    fields = {name.removeprefix("edge_"): value for name, value in edge.items() if name.startswith("edge_")}
+    return _edge_values(fields | {"key": KEYS, "scale": jnp.ones(B, jnp.float32)}, x, width, jnp.ones(B, bool), H, L)
+
+
+@functools.cache
+def along_a_ray(family: str, reach: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Parameters of B edges of a family, and their values f64[B, W, TILE] along random rays through the parent's lanes."""
+    edge = _sample(only(family))
+    direction = jax.random.normal(jax.random.key(1), (B, W, 1))
+    x = direction * jnp.linspace(-reach, reach, TILE, dtype=jnp.float32)[None, None]
+    return jax.device_get(edge), np.asarray(_apply(edge, x), np.float64)
+
+
+def levels(y: np.ndarray) -> np.ndarray:
+    """i64[B, W]: values that a piecewise constant function takes along its ray, counted by its jumps."""
+    size = np.maximum(np.abs(y).max(-1, keepdims=True), 1e-3)
+    return (np.abs(np.diff(y)) > 1e-5 * size).sum(-1) + 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_finite_values_that_differ(family: str) -> None:
+    edge, y = along_a_ray(family, 3.0)
+    assert (edge["edge_family"] == FAMILIES.index(family)).all() and edge["fits"].all()
+    assert np.isfinite(y).all() and (y.std(-1) > 1e-4).any(1).mean() > 0.9
+    assert len(np.unique(y.reshape(B, -1).round(5), axis=0)) > 0.9 * B
+
+
+def test_linear_edges_are_linear() -> None:
+    _, y = along_a_ray("linear", 3.0)
+    assert np.abs(np.diff(y, 2)).max() < 1e-5 * np.abs(y).max()
+
+
+def test_quadratic_edges_have_constant_second_differences() -> None:
+    _, y = along_a_ray("quadratic", 3.0)
+    second = y[..., 400:600] - 2 * y[..., 200:400] + y[..., :200]  # wide steps, so that rounding is small against them
+    size = np.abs(y).max(-1)
+    assert (np.ptp(second, axis=-1) <= 1e-3 * size).all() and (np.abs(second).max(-1) > 0.05 * size).mean() > 0.5
+
+
+def test_trees_are_piecewise_constant_with_as_many_values_as_leaves() -> None:
+    edge, y = along_a_ray("tree", 3.0)
+    trees = edge["edge_hidden"] >> edge["edge_depth"]
+    assert (edge["edge_depth"] > 0).all() and (trees << edge["edge_depth"] == edge["edge_hidden"]).all()
+    assert (levels(y) <= (trees * edge["edge_depth"] + 1)[:, None]).all()  # a ray crosses each threshold once
+    assert levels(y).max() > 2
+
+
+def test_threshold_edges_are_steps() -> None:
+    edge, y = along_a_ray("threshold", 3.0)
+    assert (levels(y) <= edge["edge_hidden"][:, None] + 1).all() and (edge["edge_depth"] == 0).all()
+    assert levels(y).max() > 2
+
+
+def test_fourier_edges_oscillate_and_stay_bounded() -> None:
+    near, far = (along_a_ray("fourier", reach)[1] for reach in (3.0, 12.0))
+    assert np.abs(far).max() < 1.5 * np.abs(near).max()
+    turns = (np.diff(np.sign(np.diff(far)), axis=-1) != 0).sum(-1)
+    assert np.median(turns) > 8
+
+
+def test_mlps_bend() -> None:
+    _, y = along_a_ray("mlp", 3.0)
+    second = np.abs(y[..., 400:600] - 2 * y[..., 200:400] + y[..., :200]).max((1, 2))
+    assert (second > 1e-2 * np.abs(y).max((1, 2))).mean() > 0.8
+
+
+def test_weights_do_not_know_the_capacity() -> None:
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def both(w: int, h: int, depth: jax.Array) -> Any:
+        width, hidden = jnp.int32(3), jnp.int32(8)
+        one = (KEYS[0], width, hidden, jnp.uint32(2**23), jnp.float32(1.5), jnp.float32(0.5))
+        first, bias, out = edge_weights(*one, depth, w, h)
+        A, b = hidden_weights(KEYS[0], jnp.int32(1), hidden, *one[3:], h)
+        return (first[:8, :3], bias[:8], out[:3, :8], A[:8, :8], b[:8]), out[:, 8:], A[:, 8:]
+
+    for depth in (0, 2):
+        (small, *_), (large, unused, later) = both(4, 16, jnp.int32(depth)), both(8, 64, jnp.int32(depth))
+        for a, b in zip(small, large, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        assert not np.any(unused) and not np.any(later)
+
+
+# ---------------------------------------------------------------- exogenous nodes
+
+
+def series(**fields: Any) -> dict[str, jax.Array]:
+    """B nodes of pure noise, with some fields set."""
+    quiet = {"series_trend": 0.0, "series_power": 1.0, "series_cycle": 0.0, "series_noise": 1.0, "series_rho": 0.0} | fields
+    node = {name: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (B,)) for name, value in quiet.items()}
+    node |= {"series_period": jnp.full(B, 1 << 22, jnp.uint32), "series_phase": jnp.arange(B, dtype=jnp.uint32) << 26}
+    return node | {"noise_knots": jnp.broadcast_to(jnp.linspace(-4, 4, KNOTS, dtype=jnp.float32), (B, KNOTS))}
+
+
+@jax.jit
+def _rows(node: dict[str, jax.Array], first: jax.Array) -> jax.Array:
+    rows = first + jnp.broadcast_to(jnp.arange(TILE, dtype=jnp.int32), (B, TILE))
+    return exogenous_rows(KEYS, node, jnp.full(B, 4096, jnp.int32), rows, jnp.any(node["series_rho"] > 0))
+
+
+def whole(node: dict[str, jax.Array]) -> np.ndarray:
+    return np.concatenate([np.asarray(_rows(node, jnp.int32(first)), np.float64) for first in range(0, 4096, TILE)], axis=1)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_autoregressive_noise_has_its_correlation_and_unit_variance(rho: float) -> None:
+    z = whole(series(series_rho=rho))
+    error = 5 * np.sqrt((1 + rho) / (1 - rho) / z.size)
+    assert abs((z[:, 1:] * z[:, :-1]).mean() / z.var() - rho) < error
+    assert abs((z[:, 3:] * z[:, :-3]).mean() / z.var() - rho**3) < error
+    assert abs(z.var() - 1) < 2 * error and abs(z.mean()) < error
+    seams = np.arange(128, 4096, 128)  # runs and tiles begin here; the series goes on
+    assert abs(np.corrcoef(z[:, seams].ravel(), z[:, seams - 1].ravel())[0, 1] - rho) < 0.15
+
+
+def test_trends_and_cycles_are_the_formula() -> None:
+    node = series(series_trend=0.7, series_power=1.5, series_cycle=-0.4, series_noise=0.0)
+    t = (np.arange(4096) + 0.5) / 4096
+    phase = np.asarray(node["series_phase"], np.float64)[:, None] / 2**32
+    np.testing.assert_allclose(whole(node), 0.7 * t**1.5 - 0.4 * np.sin(2 * np.pi * (phase + 4 * t)), atol=1e-4)
+
+
+_laws = jax.jit(lambda prior, is_activity: sample_exogenous(KEYS, prior, is_activity))
+
+
+def laws(family: str, is_activity: bool = True) -> dict[str, jax.Array]:
+    weight = jnp.asarray([float(name == family) for name in EXOGENOUS], jnp.float32)
+    prior = dataclasses.replace(SMALL.prior.scm, exogenous=Weights(weight=weight), rho=Range(*map(jnp.float32, (0.3, 0.9, 0.0))))
+    return _laws(prior, jnp.full(B, is_activity))
+
+
+def test_series_belong_to_activity_tables() -> None:
+    timed, still, normal = laws("series"), laws("series", False), laws("normal")
+    assert np.all(timed["series_trend"] != 0) and np.all(timed["series_cycle"] != 0) and np.all(timed["series_noise"] == 0.5)
+    assert not np.any(still["series_trend"]) and not np.any(still["series_cycle"]) and np.all(still["series_noise"] == 1)
+    assert np.all(still["series_rho"] >= 0.3) and not np.any(normal["series_rho"]) and not np.any(normal["series_trend"])
+    z = whole(timed)
+    smooth = z.reshape(B, 16, -1).mean(-1)
+    assert np.median(smooth.std(1)) > 0.25  # trend and cycle, beside noise of 0.5 that averages out
+    assert np.abs(np.asarray(timed["series_trend"])).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["normal", "uniform"])
+def test_plain_noise_follows_its_law(family: str) -> None:
+    z = whole(laws(family))
+    exact = stats.norm.cdf if family == "normal" else stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)).cdf
+    assert stats.ks_1samp(z.ravel(), exact).statistic < (0.005 if family == "normal" else 0.02)
+    assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02
+
+
+def test_beta_noise_is_a_beta_law() -> None:
+    z = whole(laws("beta"))
+    assert z.min() > -0.01 and z.max() < 1.01
+    means = z.mean(1)
+    for row, mean, var in zip(z, means, z.var(1), strict=True):
+        size = mean * (1 - mean) / var - 1  # a + b, by moments
+        assert 0.9 < size < 10.5
+        assert stats.ks_1samp(row, stats.beta(mean * size, (1 - mean) * size).cdf).statistic < 0.06
+    assert means.min() < 0.35 and means.max() > 0.65
+
+
+def test_mixtures_have_several_modes_now_and_then() -> None:
+    z = whole(laws("mixture"))
+    assert np.abs(z).max() < 8 and 0.2 < z.std(1).min() and z.std(1).max() < 4
+    two = [np.sum((h[1:-1] > h[:-2]) & (h[1:-1] > h[2:])) > 1 for h in (np.histogram(row, 12, (-5, 5))[0] for row in z)]
+    assert 0.2 < np.mean(two)
+    assert (np.diff(np.asarray(laws("mixture")["noise_knots"])) >= 0).all()
