@@ -165,10 +165,11 @@ def test_a_full_disk_leaves_nothing(corpus: Path, tmp_path: Path, tiny: Any) -> 
 
 
 def test_what_does_not_fit_is_an_error(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = engine.compile_or_load
-    monkeypatch.setattr(
-        engine, "compile_or_load", lambda *settings: lambda *args: dataclasses.replace(load(*settings)(*args), fits=np.bool_(False))
-    )
+    class Clipped(engine._Programs):
+        def __call__(self, *arguments: Any) -> Any:
+            return dataclasses.replace(super().__call__(*arguments), fits=np.bool_(False))
+
+    monkeypatch.setattr(engine, "_Programs", Clipped)
     with pytest.raises(UserError, match="database 4 of seed 0 does not fit its capacity"):
         engine.generate(tiny, tmp_path / "out", start=4)
     assert not list(tmp_path.iterdir())
@@ -186,11 +187,12 @@ def test_arguments_out_of_range(tmp_path: Path, tiny: Any, arguments: dict[str, 
 
 
 def test_one_program_serves_every_seed_and_prior(corpus: Path, tmp_path: Path, tiny: Any) -> None:
-    before = engine._from_prior._cache_size()
+    stages = (engine._schema, engine._links, engine._scm, engine._simulate)
+    before = [stage._cache_size() for stage in stages]
     scm = tiny.prior.scm
     other = dataclasses.replace(tiny.prior, scm=dataclasses.replace(scm, noise=dataclasses.replace(scm.noise, high=scm.noise.high * 0.5)))
     engine.generate((other, tiny.capacity), tmp_path, seed=123, databases=3)
-    assert before == engine._from_prior._cache_size() == 1
+    assert before == [stage._cache_size() for stage in stages] == [1] * 4
 
 
 def test_programs_are_kept_loaded_and_mended(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def fixed(**leaves: Any) -> LayoutPrior:
 
     def leaf(name: str, value: float) -> Any:
         old = getattr(PRIOR, name)
-        return Range(*(jnp.asarray(x, a.dtype) for x, a in zip((value, value, 0), (old.low, old.high, old.power), strict=True))) if (
-            isinstance(old, Range)
-        ) else jnp.float32(value)
+        if not isinstance(old, Range):
+            return jnp.float32(value)
+        return Range(low=jnp.asarray(value, old.low.dtype), high=jnp.asarray(value, old.high.dtype), power=jnp.float32(0))
 
     return dataclasses.replace(PRIOR, **{name: leaf(name, value) for name, value in leaves.items()})
 

@@ -19,7 +19,7 @@ from jaxrel.mechanisms import activate, edge_weights, hidden_weights, sample_edg
 from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
 from jaxrel.registry import ACTIVATIONS, EXOGENOUS, FAMILIES
-from jaxrel.types import KNOTS, TILE
+from jaxrel.types import ALL_LANES, KNOTS, TILE
 
 SMALL = presets.load("default").small
 assert SMALL is not None
@@ -104,7 +104,8 @@ _sample = jax.jit(lambda prior: sample_edges(KEYS, prior, SMALL.capacity))
 def _apply(edge: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     width = jnp.full(B, W, jnp.int32)
     fields = {name.removeprefix("edge_"): value for name, value in edge.items() if name.startswith("edge_")}
-    return _edge_values(fields | {"key": KEYS, "scale": jnp.ones(B, jnp.float32)}, x, width, jnp.ones(B, bool), H, L)
+    fields |= {"key": KEYS, "parent": jnp.zeros(B, jnp.int32), "lane": jnp.full(B, ALL_LANES, jnp.int32)}
+    return _edge_values(fields, x[:, None], width, jnp.ones(B, bool), W, H, L)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sampled import BATCH, databases, each, grown, keys, large, program, small, spread, staged, stages, tables, wide
+from sampled import BATCH, databases, each, keys, large, program, small, spread, staged, stages, tables, wide
 
 import jaxrel
 from jaxrel.prior import Range
@@ -18,7 +18,11 @@ from jaxrel.schema import time_rows
 from jaxrel.types import NO_ROW, NO_TABLE, TILE, Database, Kind, LinkLaw
 
 QUICK = ("tiny", "default")
-PRESETS = (*QUICK, pytest.param("plurel", marks=pytest.mark.slow))
+PLUREL = pytest.param("plurel", marks=pytest.mark.slow)
+PRESETS = (*QUICK, PLUREL)
+# A program of the whole pipeline compiles for half a minute, so each promise is quick where it is cheap or hard, and slow elsewhere.
+TINY_QUICK = ("tiny", pytest.param("default", marks=pytest.mark.slow), PLUREL)
+DEFAULT_QUICK = (pytest.param("tiny", marks=pytest.mark.slow), "default", PLUREL)
 
 
 def crop(x: Any, like: Any) -> np.ndarray:
@@ -83,7 +87,7 @@ def test_p1_neither_the_type_of_a_key_nor_a_flag_of_jax_s_moves_a_stream() -> No
 # ---------------------------------------------------------------- P2: capacity
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TINY_QUICK)
 def test_p2_room_for_more_structure_changes_no_bit(name: str) -> None:
     db = databases(name)
     roomy = program(large(name))(keys(BATCH[name]), small(name).prior)
@@ -97,7 +101,7 @@ def test_p2_room_for_more_structure_changes_no_bit(name: str) -> None:
         np.testing.assert_array_equal(mine[nodes], theirs[nodes], err_msg=field)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", TINY_QUICK)
 def test_p2_room_for_wider_mechanisms_changes_rounding_alone(name: str) -> None:
     db = databases(name)
     cells = sum(t.values.size for one in each(db) for t in tables(one))
@@ -108,19 +112,16 @@ def test_p2_room_for_wider_mechanisms_changes_rounding_alone(name: str) -> None:
 # ---------------------------------------------------------------- P3: batches, and jit
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DEFAULT_QUICK)
 def test_p3_side_by_side_or_alone_stage_by_stage_is_the_same(name: str) -> None:
-    capacity, prior, count = large(name), small(name).prior, BATCH[name]
-    batch = jax.device_get(program(capacity)(keys(count), prior))
-    alone = [staged(key, prior, capacity) for key in keys(count)[:8]]
-    loop = jax.device_get(jax.tree.map(lambda *x: jnp.stack(x), *alone))
-    assert_close(jax.tree.map(lambda x: x[:8], batch), loop)
+    alone = [staged(key, small(name).prior, large(name)) for key in keys(16)]
+    assert_close(jax.tree.map(lambda x: x[:16], databases(name)), jax.tree.map(lambda *x: np.stack(x), *jax.device_get(alone)))
 
 
 # ---------------------------------------------------------------- P4: chunks
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DEFAULT_QUICK)
 def test_p4_rows_in_chunks_are_those_of_the_whole(name: str) -> None:
     capacity, prior, span = large(name), more_rows(name), 2
     links_in = jax.jit(functools.partial(jaxrel.link_rows, capacity=capacity, tiles=span))
@@ -155,7 +156,7 @@ def test_p5_a_database_does_not_know_its_neighbours(name: str) -> None:
     count = BATCH[name]
     mixed = jnp.concatenate([keys(1, 5000), keys(count)[::-1][: count - 1]])  # others beside it, at another place
     again = jax.device_get(program(small(name).capacity)(mixed, small(name).prior))
-    assert_same(jax.tree.map(lambda x: x[1:][::-1], again), jax.tree.map(lambda x: x[1:], databases(name)))
+    assert_close(jax.tree.map(lambda x: x[1:], databases(name)), jax.tree.map(lambda x: x[1:][::-1], again))
 
 
 # ---------------------------------------------------------------- P6: correct by construction
@@ -166,7 +167,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
     seen = {"nulls": 0, "self": 0, "timed": 0}
     batches = (0,) if name != "tiny" else (0, 10_000)
     for db in (one for start in batches for one in each(databases(name, start))):
-        schema, real, law_real = db.schema, np.zeros(db.time.shape, bool), db.links.parent_row
+        schema, real = db.schema, np.zeros(db.time.shape, bool)
         assert 1 <= schema.table_count <= len(schema.row_count)
         for table in tables(db):
             t, n = table.index, table.rows.stop - table.rows.start
@@ -188,7 +189,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
                 seen["timed"] += 1
                 assert (np.diff(table.time.astype(np.int64)) >= 0).all()
                 assert schema.time_start[t] <= table.time[0] and table.time[-1] <= int(schema.time_start[t]) + int(schema.time_span[t])
-                assert table.time[-1] - table.time[0] > 0.9 * schema.time_span[t] and n < 50 or n >= 50
+                assert int(table.time[-1]) - int(table.time[0]) > 0.9 * schema.time_span[t]
             else:
                 assert not table.time.any()
             classes, kind = schema.column_classes[t], schema.column_kind[t]
@@ -198,7 +199,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
                 elif kind[c] == Kind.INTEGER:
                     assert (column == np.round(column)).all()
             assert db.missing[len(table.values) :, table.rows].all()
-        assert (law_real[:, ~real] == NO_ROW).all() and not db.time[~real].any()
+        assert (db.links.parent_row[:, ~real] == NO_ROW).all() and not db.time[~real].any()
         assert not db.values[:, ~real].any() and db.missing[:, ~real].all()
     assert seen["timed"] and (name == "plurel" or (seen["nulls"] and seen["self"])), seen
 
@@ -206,7 +207,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
 # ---------------------------------------------------------------- P7, as far as it goes: the model behind the cells
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", DEFAULT_QUICK)
 def test_p7_the_calibrated_model_gives_its_database_again_and_another_noise_another(name: str) -> None:
     capacity, prior, key = large(name), small(name).prior, keys(1, 77)[0]
     db, simulate = staged(key, prior, capacity), stages(capacity)[3]
@@ -220,10 +221,7 @@ def test_p7_the_calibrated_model_gives_its_database_again_and_another_noise_anot
 
 def test_a_prior_too_large_for_its_capacity_says_so() -> None:
     tiny = small("tiny")
-    rows = dataclasses.replace(
-        tiny.prior.schema, activity_rows=Range(low=jnp.int32(4000), high=jnp.int32(9000), power=jnp.float32(0))
-    )
+    rows = dataclasses.replace(tiny.prior.schema, activity_rows=Range(low=jnp.int32(4000), high=jnp.int32(9000), power=jnp.float32(0)))
     schema = stages(tiny.capacity)[0](keys(1)[0], dataclasses.replace(tiny.prior, schema=rows))
+    assert bool(stages(tiny.capacity)[0](keys(1)[0], tiny.prior).fits)
     assert not bool(schema.fits) and int(jnp.sum(schema.row_count)) <= tiny.capacity.rows
-    roomy = stages(grown(tiny.capacity, rows=16))[0](keys(1)[0], dataclasses.replace(tiny.prior, schema=rows))
-    assert bool(roomy.fits)

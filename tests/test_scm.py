@@ -181,6 +181,5 @@ def test_parents_tell_about_their_children_through_gathered_values_only() -> Non
         whole += explained(jax.device_get(db))
         cut += explained(jax.device_get(simulate(key, db.schema, db.links, without_gathers(db.scm))))
     assert len(whole) == len(cut) > 40
-    print(np.mean(whole), np.mean(cut), np.mean(np.array(whole) > 0.1), np.mean(np.array(cut) > 0.1))
-    assert np.mean(whole) > np.mean(cut) + 0.1
+    assert np.mean(whole) > np.mean(cut) + 0.2  # 0.35 against -0.09
     assert np.mean(np.array(whole) > 0.1) > 2 * np.mean(np.array(cut) > 0.1)
