@@ -75,7 +75,7 @@ def to_pandas(db: Database, catalog: Catalog | None = None, *, surrogate: bool =
     return {name: frame(table) for name, table in to_arrow(db, catalog, surrogate=surrogate).items()}
 
 
-def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.DiGraph]:
+def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.DiGraph[Any]]:
     """Convert the structure of a database to graphs.
 
     Args:
@@ -94,7 +94,7 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
     import networkx as nx
 
     catalog = words_of(db, catalog)
-    schema = nx.DiGraph()
+    schema: nx.DiGraph[int] = nx.DiGraph()
     fk_parent, row_count = np.asarray(db.schema.fk_parent), np.asarray(db.schema.row_count)
     is_activity, has_time = np.asarray(db.schema.is_activity), np.asarray(db.schema.has_time)
     for t, words in enumerate(catalog.tables):
@@ -116,12 +116,12 @@ def key_text_column(words: TableWords) -> str:
     return name
 
 
-def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph:
+def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
     import networkx as nx
 
     scm = db.scm
     assert scm is not None
-    graph = nx.DiGraph()
+    graph: nx.DiGraph[tuple[int, int]] = nx.DiGraph()
     node = {name: np.asarray(getattr(scm, f"node_{name}")) for name in ("count", "kind", "classes", "width", "noise")}
     edge = {name: np.asarray(getattr(scm, f"edge_{name}")) for name in ("start", "parent", "family", "scale", "layers", "hidden")}
     column_node, export_node = np.asarray(scm.column_node), np.asarray(scm.export_node)
