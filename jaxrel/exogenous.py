@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
-from jaxrel.random import log, normals, pair, row_pair, running_sum, sine_turns, uniform
+from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
 from jaxrel.tiles import SEGMENT
 from jaxrel.types import KNOTS
@@ -29,11 +29,14 @@ _GRID = 65  # points at which a distribution function is tabulated to be inverte
 
 def _invert(grid: Array, cdf: Array) -> Array:
     """f32[..., KNOTS]: quantiles at the normal scores of a distribution tabulated as (grid, cdf), both f32[..., GRID]."""
-    p = jnp.asarray(_PROBABILITIES)
-    upper = jnp.clip(jnp.sum(cdf[..., None, :] < jnp.expand_dims(p, (*range(cdf.ndim - 1), -1)), axis=-1, dtype=jnp.int32), 1, _GRID - 1)
+    p = jnp.broadcast_to(jnp.asarray(_PROBABILITIES), (*cdf.shape[:-1], KNOTS))
+
+    def count(g: Array, below: Array) -> Array:  # point by point: all at once would be an array of knots times points a node
+        return below + (jax.lax.dynamic_index_in_dim(cdf, g, -1) < p).astype(jnp.int32)
+
+    upper = jnp.clip(jax.lax.fori_loop(0, _GRID, count, jnp.zeros(p.shape, jnp.int32)), 1, _GRID - 1)
     c0, c1 = (jnp.take_along_axis(cdf, upper - d, axis=-1) for d in (1, 0))
     g0, g1 = (jnp.take_along_axis(grid, upper - d, axis=-1) for d in (1, 0))
-    p = jnp.expand_dims(p, tuple(range(cdf.ndim - 1)))
     return g0 + (g1 - g0) * jnp.clip((p - c0) / jnp.maximum(c1 - c0, 1e-9), 0.0, 1.0)
 
 
@@ -45,7 +48,7 @@ def _beta_knots(key: Array) -> Array:
     theta = jnp.expand_dims(theta, tuple(range(a.ndim)))
     density = jnp.exp((2 * a[..., None] - 1) * jnp.log(jnp.sin(theta)) + (2 * b[..., None] - 1) * jnp.log(jnp.cos(theta)))
     steps = jnp.concatenate([jnp.zeros_like(density[..., :1]), density[..., 1:] + density[..., :-1]], axis=-1)
-    cdf = running_sum(steps)
+    cdf = jnp.matmul(steps, jnp.triu(jnp.ones((_GRID, _GRID), jnp.float32)), precision="highest")
     return _invert(jnp.broadcast_to(jnp.square(jnp.sin(theta)), cdf.shape), cdf / cdf[..., -1:])
 
 

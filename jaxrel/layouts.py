@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import LayoutPrior, draw_integer, draw_share, rate
-from jaxrel.random import below, bits, chance, named_key, pair, row_bits, running_sum
+from jaxrel.random import below, bits, chance, named_key, pair, row_bits
 from jaxrel.registry import LAYOUTS
 
 __all__ = ["SAMPLERS", "sample_dag"]
@@ -40,17 +40,20 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     Reference: Barabási and Albert, Science 286 (1999).
     """
     most, capacity = 8, words.shape[0]
-    attach = prior.attach.astype(jnp.int32)
+    attach = jnp.minimum(prior.attach.astype(jnp.int32), most)
     i = jnp.arange(capacity, dtype=jnp.int32)
+    up_to = (i[:, None] <= i[None, :]).astype(jnp.float32)
+    luck = bits(key, i[:, None], most + jnp.arange(most, dtype=jnp.int32)[None, :])
 
     def join(degree: Array, v: Array) -> tuple[Array, Array]:
         def pick(j: int, picked: Array) -> Array:
             weight = jnp.where((i < v) & ~picked, jnp.where(v <= attach, 1, degree), 0)
-            cumulative = running_sum(weight)
-            chosen = jnp.sum(cumulative <= below(bits(key, v, j + most), cumulative[-1]), dtype=jnp.int32)
+            # a sum of degrees is an integer far below 2^24: exact in floats, in any order
+            cumulative = jnp.matmul(weight.astype(jnp.float32), up_to, precision="highest").astype(jnp.int32)
+            chosen = jnp.sum(cumulative <= below(luck[v, j], cumulative[-1]), dtype=jnp.int32)
             return picked | ((i == chosen) & (j < jnp.minimum(attach, v)))
 
-        picked = jax.lax.fori_loop(0, most, pick, jnp.zeros(capacity, bool))
+        picked = jax.lax.fori_loop(0, attach, pick, jnp.zeros(capacity, bool))
         joined = jnp.where(i == v, jnp.sum(picked, dtype=jnp.int32), picked.astype(jnp.int32))
         return degree + joined, picked
 

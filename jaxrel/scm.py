@@ -7,20 +7,26 @@ last a summary of all columns where the prior asks for one.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.batching import batched
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
-from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
+from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, running_sum, uniform
 from jaxrel.types import ALL_LANES, EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
 
 __all__ = ["sample_scm"]
+
+_EDGES_AT_ONCE = 2048
 
 
 @struct.dataclass
@@ -156,6 +162,40 @@ def _list_edges(adjacency: Array, capacity: int) -> tuple[Array, Array, Array, A
     return jnp.minimum(start, capacity), flat // (nodes * nodes), (flat // nodes) % nodes, flat % nodes, ends[-1] <= capacity
 
 
+@functools.cache
+def _sample_edges(capacity: Capacity) -> Any:
+    """The mechanisms of the edges in use, some thousand at a time: a capacity holds many times the edges of a usual schema."""
+    size = min(_EDGES_AT_ONCE, capacity.edges)
+
+    def some(
+        i: Array, stream: Array, law: SCMPrior, kind: Array, width: Array, ends: tuple[Array, Array, Array], count: Array
+    ) -> dict[str, Array]:
+        table, child, parent = (jax.lax.dynamic_slice_in_dim(x, i * size, size) for x in ends)
+        key = named_key(stream[table], child, parent)
+        edges = sample_edges(key, law, capacity)
+        copies = (kind[table, parent] == NodeKind.GATHER) & draw_flag(key, "copy", law.gather_copy)
+        one_lane = draw_flag(key, "single lane", law.single_lane)
+        lane = below(bits(key, 0, "source lane"), jnp.maximum(width[table, parent], 1))
+        edges |= {"edge_key": key, "edge_lane": jnp.where(one_lane, lane, ALL_LANES)}
+        edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
+        edges["misfit"] = ~edges.pop("fits")
+        in_use = jnp.minimum(i * size, capacity.edges - size) + jnp.arange(size, dtype=jnp.int32) < count
+        return {name: jnp.where(in_use.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype)) for name, x in edges.items()}
+
+    def all_in_use(*args: Any) -> dict[str, Array]:  # every leaf leads with B
+        draw = jax.vmap(some, (None, *(0 for _ in args)))
+        fresh = jax.eval_shape(draw, jnp.int32(0), *args)
+        blank = {name: jnp.zeros((x.shape[0], capacity.edges, *x.shape[2:]), x.dtype) for name, x in fresh.items()}
+
+        def step(i: Array, edges: dict[str, Array]) -> dict[str, Array]:
+            put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i * size, axis=1)
+            return jax.tree.map(put, edges, draw(i, *args))
+
+        return jax.lax.fori_loop(0, -(-jnp.max(args[-1]) // size), step, blank)
+
+    return batched(all_in_use)
+
+
 def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
     """Sample the SCM of every table of a schema.
 
@@ -208,15 +248,9 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER), classes, 0)
 
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
-    edge_key = named_key(named_key(table_key, "edge")[edge_table], child, parent_node)
-    edges = sample_edges(edge_key, law, capacity)
-    copies = (graph.kind[edge_table, parent_node] == NodeKind.GATHER) & draw_flag(edge_key, "copy", law.gather_copy)
-    edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
-    parent_width = jnp.maximum(width[edge_table, parent_node], 1)
-    one_lane = draw_flag(edge_key, "single lane", law.single_lane)
-    edges["edge_lane"] = jnp.where(one_lane, below(bits(edge_key, 0, "source lane"), parent_width), ALL_LANES)
-    edge_used = jnp.arange(capacity.edges, dtype=jnp.int32) < start[-1, -1]
-    fits = jnp.all(graph.fits) & edges_fit & jnp.all(jnp.where(edge_used, edges.pop("fits"), True))
+    stream = named_key(table_key, "edge")
+    edges = _sample_edges(capacity)(stream, law, graph.kind, width, (edge_table, child, parent_node), start[-1, -1])
+    fits = jnp.all(graph.fits) & edges_fit & ~jnp.any(edges.pop("misfit"))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
 
     column_key = named_key(table_key[:, None], "column", schema.column_id)
@@ -239,7 +273,6 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         **sample_exogenous(node_key, law, schema.is_activity[:, None]),
         edge_start=start,
         edge_parent=parent_node,
-        edge_key=edge_key,
         **edges,
         column_node=graph.column_node,
         column_lane=lane,
