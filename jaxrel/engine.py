@@ -1,8 +1,8 @@
 """The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
 
-The caller's thread keeps the books. One thread computes database i + 1 on the device while writer threads bring database i to disk;
-the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone: never of
-its neighbours, of the range that a run was asked for, or of what was resumed.
+The caller's thread keeps the books. Computing threads (one a core on CPU, else one) make databases while writer threads bring others
+to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
+never of its neighbours, of the range that a run was asked for, or of what was resumed.
 """
 
 from __future__ import annotations
@@ -132,27 +132,38 @@ def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM,
 
 
 class _Programs:
-    """The compiled stages of one run: made at the first database, kept in a folder for later processes."""
+    """The compiled stages of one run: made at the first database, kept in a folder for later processes. Many threads may call it."""
 
     def __init__(self, plan: _Plan, folder: Path | None) -> None:
         self._plan, self._folder = plan, folder
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._lock = threading.Lock()
+        self._stages: dict[str, Callable[..., Any]] = {}
 
-    def _run(self, name: str, function: Callable[..., Any], *arguments: Any, static: bool = True) -> Any:
-        if name not in self._compiled:
-            fixed = {"capacity": self._plan.capacity} if static else {}
-            self._compiled[name] = compile_or_load(function, fixed, arguments, self._folder)
-        return self._compiled[name](*arguments)
+    def _compile(self, root: Array, index: np.int32) -> None:
+        """All stages. What is not kept on disk compiles at the first run, hence under the lock."""
+        drawn = self._plan.schema is None
+        functions = {"schema": _schema if drawn else _rekeyed, "links": _links, "scm": _scm, "simulate": _simulate}
+        inputs = {
+            "schema": ("root", "index", "prior" if drawn else "declared"),
+            "links": ("root", "index", "prior", "schema"),
+            "scm": ("root", "index", "prior", "schema"),
+            "simulate": ("root", "index", "schema", "links", "scm"),
+        }
+        known = {"root": root, "index": index, "prior": self._plan.prior, "declared": self._plan.schema}
+        self._stages = compile_or_load(functions, inputs, known, {"capacity": self._plan.capacity}, self._folder)
+
+    def _run(self, root: Array, index: np.int32) -> Database:
+        prior, stages = self._plan.prior, self._stages
+        schema = stages["schema"](root, index, prior if self._plan.schema is None else self._plan.schema)
+        links, scm = stages["links"](root, index, prior, schema), stages["scm"](root, index, prior, schema)
+        return stages["simulate"](root, index, schema, links, scm)
 
     def __call__(self, root: Array, index: np.int32) -> Database:
-        prior = self._plan.prior
-        if self._plan.schema is None:
-            schema = self._run("schema", _schema, root, index, prior)
-        else:
-            schema = self._run("schema", _rekeyed, root, index, self._plan.schema, static=False)
-        links = self._run("links", _links, root, index, prior, schema)
-        scm = self._run("scm", _scm, root, index, prior, schema)
-        return self._run("simulate", _simulate, root, index, schema, links, scm)
+        with self._lock:
+            if not self._stages:
+                self._compile(root, index)
+                return self._run(root, index)
+        return self._run(root, index)
 
 
 def _plain_lanes(prior: Prior) -> Prior:
@@ -249,20 +260,23 @@ def _size(database: Database, catalog: Catalog | None) -> tuple[int, int]:
 
 
 class _Pipeline:
-    """One computing thread, some writing threads, and the bounded queue between them.
+    """Some computing threads, some writing threads, and the bounded queue between them.
 
     All are daemons: a compilation cannot be interrupted, and nothing may keep an interrupted process alive.
     """
 
-    def __init__(self, todo: Sequence[int], compute: Callable[[int], Any], write: Callable[[int, Any], Any], writers: int) -> None:
+    def __init__(
+        self, todo: Sequence[int], compute: Callable[[int], Any], write: Callable[[int, Any], Any], computers: int, writers: int
+    ) -> None:
         self._todo, self._compute, self._write, self._writers = todo, compute, write, writers
         self._ready: queue.Queue[tuple[int, Any] | None] = queue.Queue(maxsize=writers)
+        self._left, self._computers, self._computing, self._turn = iter(todo), computers, computers, threading.Lock()
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._slots = threading.Semaphore(writers)
 
     def __enter__(self) -> _Pipeline:
-        targets = [self._run_compute] + [self._run_write] * self._writers
+        targets = [self._run_compute] * self._computers + [self._run_write] * self._writers
         self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
@@ -296,13 +310,18 @@ class _Pipeline:
 
     def _run_compute(self) -> None:
         try:
-            for index in self._todo:
-                if self._stop.is_set():
+            while not self._stop.is_set():
+                with self._turn:
+                    index = next(self._left, None)
+                if index is None:
                     break
                 self._ready.put((index, self._compute(index)))
         except BaseException as error:  # handed to the caller's thread
             self._done.put(error)
-        for _ in range(self._writers):
+        with self._turn:
+            self._computing -= 1
+            last = self._computing == 0
+        for _ in range(self._writers if last else 0):
             self._ready.put(None)
 
     def _run_write(self) -> None:
@@ -390,8 +409,10 @@ def generate(
         files.remove_partial(out, [f"{prefix}-{index}" for index in range(start, start + databases)])
     if todo:
         with _output_folder(out):
-            writers = max(1, min(4, (os.cpu_count() or 1) // 2, len(todo)))
-            with _Pipeline(todo, compute, write, writers) as pipeline:
+            cores = os.cpu_count() or 1
+            writers = max(1, min(4, cores // 2, len(todo)))
+            computers = min(cores, len(todo)) if jax.default_backend() == "cpu" else 1  # XLA's own threads add little
+            with _Pipeline(todo, compute, write, computers, writers) as pipeline:
                 for rows, cells in pipeline.results(tick):
                     report = dataclasses.replace(
                         report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells

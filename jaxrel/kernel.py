@@ -15,20 +15,18 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
+from jaxrel.edges import combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows
-from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, edge_weights, hidden_weights, winner
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
 from jaxrel.schema import missing_rows, time_rows
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
-from jaxrel.types import ALL_LANES, EXPORTS, NO_ROW, SCM, TILE, Capacity, Combine, Database, Kind, Links, NodeKind, Schema, tiles_of
+from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Database, Kind, Links, NodeKind, Schema, tiles_of
 
 __all__ = ["Rows", "simulate", "simulate_rows"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
-_LOWEST = -1e30
+_CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
-_EDGE_INTEGERS = ("parent", "hidden", "lane", "layers", "depth")
-_EDGE_REALS = ("scale", "gain", "bias")
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
@@ -58,117 +56,12 @@ class _Context:
     tile: Tile
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
-    edges: Array  # i32[B, E, fields], `_pack_edges`
+    edges: Array  # i32[B, E, fields], `pack_edges`
 
 
 def _at(x: Array, i: Array) -> Array:
     """x[b, i[b]] of every database: [B, …]."""
     return jax.vmap(lambda row, j: jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False))(x, i)
-
-
-def _pack_edges(scm: SCM) -> Array:
-    """All fields of an edge side by side, i32[B, E, fields]: the edge loop reads one row instead of a dozen arrays."""
-    bits = jax.lax.bitcast_convert_type
-    fields = [getattr(scm, f"edge_{name}")[..., None] for name in _EDGE_INTEGERS]
-    fields += [bits(getattr(scm, f"edge_{name}"), jnp.int32)[..., None] for name in _EDGE_REALS]
-    fields += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
-    return jnp.concatenate(fields, axis=-1)
-
-
-def _unpack_edge(row: Array) -> dict[str, Array]:
-    """Fields of one edge of every database, from i32[B, fields]."""
-    bits, reals = jax.lax.bitcast_convert_type, len(_EDGE_INTEGERS)
-    unsigned = reals + len(_EDGE_REALS)
-    edge = {name: row[:, i] for i, name in enumerate(_EDGE_INTEGERS)}
-    edge |= {name: bits(row[:, reals + i], jnp.float32) for i, name in enumerate(_EDGE_REALS)}
-    words = bits(row[:, unsigned : unsigned + 3], jnp.uint32)
-    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": row[:, unsigned + 3 :]}
-
-
-def _edge_values(edge: dict[str, Array], lanes: Array, width: Array, present: Array, W: int, H: int, L: int) -> Array:
-    """The universal mechanism of one edge in every database where it is present: f32[B, W, TILE] from the nodes' lanes."""
-    any_tree, most_layers = jnp.any((edge["depth"] > 0) & present), jnp.max(jnp.where(present, edge["layers"], 1))
-    first, bias, out = jax.vmap(functools.partial(edge_weights, W=W, H=H))(
-        edge["key"], width, edge["hidden"], edge["density"], edge["gain"], edge["bias"], edge["depth"]
-    )
-    lane, column = edge["lane"], first[:, :, 0]  # an edge that reads one lane has weights for a parent of one lane
-
-    def of_all(_: None) -> Array:
-        one = jnp.where((jnp.arange(W, dtype=jnp.int32)[None, :] == lane[:, None])[:, None, :], column[:, :, None], 0.0)
-        weights = jnp.where((lane == ALL_LANES)[:, None, None], first, one)
-        return jnp.einsum("bhw,bwr->bhr", weights, _at(lanes, edge["parent"])[:, :W])
-
-    def of_one(_: None) -> Array:  # every edge of the batch reads one lane: no matrix product
-        x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], jnp.maximum(lane, 0))
-        return column[:, :, None] * x[:, None, :]
-
-    z = jax.lax.cond(jnp.any((lane == ALL_LANES) & present), of_all, of_one, None) + bias[:, :, None]
-    code = edge["activation"][:, 0]
-    h = activate(z, code, present)
-
-    def with_winners(h: Array) -> Array:
-        return h + jnp.asarray(ACTIVATION_TABLE)[code, WINNER][:, None, None] * winner(z, edge["depth"])
-
-    h = jax.lax.cond(any_tree, with_winners, lambda h: h, h)
-    if L > 1:
-
-        def deeper(layer: Array, h: Array) -> Array:
-            A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(
-                edge["key"], layer, edge["hidden"], edge["density"], edge["gain"], edge["bias"]
-            )
-            z = jnp.einsum("bhg,bgr->bhr", A, h) + b[:, :, None]
-            code = jax.lax.dynamic_index_in_dim(edge["activation"], layer, 1, keepdims=False)
-            goes_on = layer < edge["layers"]
-            return jnp.where(goes_on[:, None, None], activate(z, code, present & goes_on), h)
-
-        h = jax.lax.fori_loop(1, most_layers, deeper, h)
-    return jnp.clip(jnp.einsum("bwh,bhr->bwr", out, h), -1e4, 1e4)
-
-
-def _combine(code: Array, total: Array, y: Array, any_soft: Array) -> Array:
-    """Fold what one edge brings into the node's running value, by the node's own rule."""
-    code = code[:, None, None]
-    high = jnp.maximum(total, y)
-    product = jnp.clip(total * y, -1e6, 1e6)
-    out = jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, product, high))
-
-    def softly(out: Array) -> Array:
-        return jnp.where(code == Combine.LOGSUMEXP, high + jnp.log(1.0 + jnp.exp(-jnp.abs(total - y))), out)
-
-    return jax.lax.cond(any_soft, softly, lambda x: x, out)
-
-
-def _mechanism(context: _Context, lanes: Array, n: Array, capacity: Capacity) -> Array:
-    """Signal of mechanism node ``n``: its edges' values, combined. f32[B, W, TILE]."""
-    node_start = context.nodes["edge_start"]
-    start, count = node_start[:, n], node_start[:, n + 1] - node_start[:, n]
-    combine = context.nodes["combine"][:, n]
-    any_soft = jnp.any((combine == Combine.LOGSUMEXP) & (count > 0))
-    begin = jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
-
-    def one_edge(i: Array, total: Array) -> Array:
-        e = jnp.minimum(start + i, capacity.edges - 1)
-        edge = _unpack_edge(_at(context.edges, e))
-        present = i < count
-        width = jnp.maximum(jnp.take_along_axis(context.nodes["width"], edge["parent"][:, None], axis=1)[:, 0], 1)
-        width = jnp.where(edge["lane"] == ALL_LANES, width, 1)
-        has_layers = present & (edge["layers"] > 0)
-
-        def as_they_are(_: None) -> Array:
-            return _at(lanes, edge["parent"])[:, : capacity.width]
-
-        def through_layers(_: None) -> Array:
-            y = _edge_values(edge, lanes, width, has_layers, capacity.width, capacity.hidden, capacity.layers)
-            if lanes.shape[0] == 1:
-                return y
-            return jnp.where((edge["layers"] > 0)[:, None, None], y, as_they_are(None))
-
-        y = jax.lax.cond(jnp.any(has_layers), through_layers, as_they_are, None) * edge["scale"][:, None, None]
-        return jnp.where(present[:, None, None], _combine(combine, total, y, any_soft), total)
-
-    shape = (start.shape[0], capacity.width, TILE)
-    total = jax.lax.fori_loop(0, jnp.max(count), one_edge, jnp.broadcast_to(begin[:, None, None], shape))
-    return jnp.where((count > 0)[:, None, None], total, 0.0)
 
 
 def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
@@ -213,21 +106,25 @@ def _standardise(signal: Array, state: _State, context: _Context, n: Array) -> t
 def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> tuple[Array, Array]:
     """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE], and its prototype, f32[B, W, TILE]."""
     W, Q = capacity.width, capacity.classes
-
-    def one(key: Array, prototype_key: Array, value: Array, classes: Array, width: Array, rows: Array) -> tuple[Array, Array]:
-        q, w = jnp.arange(Q, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-        prototype, _ = normals(row_pair(prototype_key, q[:, None], w[None, :]))
-        prototype = jnp.where((w < width)[None, :], prototype, 0.0)
-        score = prototype @ value * (3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32)))
-        score = score + 0.5 * gumbel(row_bits(key, rows[None, :], _GUMBEL + q[:, None]))
-        code, best = jnp.zeros(TILE, jnp.int32), score[0]
-        for c in range(1, Q):  # a running maximum: XLA's argmax does not vectorise on CPU
-            better = (score[c] > best) & (c < classes)
-            code, best = jnp.where(better, c, code), jnp.where(better, score[c], best)
-        return code, prototype.T @ (code[None, :] == q[:, None]).astype(jnp.float32)
-
     width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
-    return jax.vmap(one)(context.noise_key[:, n], context.weight_key[:, n], value, classes, width, context.tile.rows)
+    noise_key, prototype_key = context.noise_key[:, n], context.weight_key[:, n]
+    q, w = jnp.arange(Q, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+    prototype, _ = normals(row_pair(prototype_key[:, None, None, :], q[None, :, None], w[None, None, :]))
+    prototype = jnp.where((w[None, :] < width[:, None])[:, None, :], prototype, 0.0)
+    sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
+    score = jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], value)
+
+    def challenge(c: Array, best: Array) -> Array:  # one class after another: all at once, XLA computes every score anew for each use
+        noise = gumbel(row_bits(noise_key[:, None, :], context.tile.rows, _GUMBEL + c))
+        word = jax.lax.bitcast_convert_type(jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False) + 0.5 * noise, jnp.int32)
+        ordered = word ^ ((word >> 31) & 0x7FFFFFFF)  # integers in the order of the floats; the code in the low bits
+        ranked = (ordered & ~_CODES) | (_CODES - c)
+        return jnp.where((c < classes)[:, None], jnp.maximum(best, ranked), best)
+
+    lowest = jnp.full(value.shape[::2], jnp.iinfo(jnp.int32).min, jnp.int32)
+    code = _CODES - (jax.lax.fori_loop(0, jnp.max(classes), challenge, lowest) & _CODES)
+    code = jnp.minimum(code, Q - 1)
+    return code, jnp.einsum("bqw,bqr->bwr", prototype, (code[:, None, :] == q[None, :, None]).astype(jnp.float32))
 
 
 def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity) -> Any:
@@ -253,7 +150,13 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
 
     signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
     gathered = jax.lax.cond(jnp.any(has(NodeKind.GATHER)), lambda x: _gather(schema, context, state.exports, lanes, n), lambda x: x, blank)
-    computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), lambda x: _mechanism(context, lanes, n, capacity), lambda x: x, blank)
+
+    def mechanism(_: Array) -> Array:
+        start = context.nodes["edge_start"]
+        count = jnp.where(has(NodeKind.MECHANISM), start[:, n + 1] - start[:, n], 0)
+        return combine_edges(context.edges, lanes, start[:, n], count, context.nodes["combine"][:, n], capacity)
+
+    computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), mechanism, lambda x: x, blank)
     pick = kind[:, None, None]
     signal = jnp.where(pick == NodeKind.MECHANISM, computed, jnp.where(pick == NodeKind.GATHER, gathered, signal))
 
@@ -371,7 +274,7 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
     def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array) -> _State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
-        state, edges = _empty(key.shape[0], capacity, tiles * TILE, scm), _pack_edges(scm)
+        state, edges = _empty(key.shape[0], capacity, tiles * TILE, scm), pack_edges(scm)
 
         def step(i: Array, state: _State) -> _State:
             j = jnp.where(i < prefix, i, i - prefix + first)

@@ -15,11 +15,22 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
-from jaxrel.random import chance, exp, normals, pair, row_pair, sine, uniform
+from jaxrel.random import chance, exp, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS, FAMILIES
 from jaxrel.types import Capacity
 
-__all__ = ["ACTIVATION_TABLE", "SAMPLERS", "WINNER", "activate", "edge_weights", "sample_edges", "winner"]
+__all__ = [
+    "ACTIVATION_TABLE",
+    "SAMPLERS",
+    "WINNER",
+    "activate",
+    "first_weights",
+    "hidden_weights",
+    "out_weights",
+    "sample_edges",
+    "tree_weights",
+    "winner",
+]
 
 # Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e)
 _BASIS = ("one", "x", "a", "xx", "s", "e", "se", "sq", "aq", "sin", "ee", "eqq", "clip", "winner")
@@ -70,13 +81,14 @@ NEEDS_EXPONENTIAL = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name 
 NEEDS_SINE = ACTIVATION_TABLE[:, 2 + _BASIS.index("sin")] != 0
 
 
-def activate(x: Array, code: Array, present: Array) -> Array:
+def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     """Apply an activation to every unit (all but its share of `winner`, which looks at several).
 
     The polynomial part is always computed, the exponential and the sine parts where any edge of the batch needs them.
 
     Args:
-        x: f32[B, H, rows], pre-activations.
+        x: f32[B, H, rows], pre-activations but for the bias.
+        bias: f32[B, H].
         code: i32[B], rows of `ACTIVATION_TABLE`.
         present: bool[B], edges that count.
 
@@ -87,7 +99,7 @@ def activate(x: Array, code: Array, present: Array) -> Array:
 
     def part(exponential: bool, periodic: bool) -> Callable[[Array], Array]:
         def apply(x: Array) -> Array:
-            x = jnp.clip(rows[:, 0, None, None] * x + rows[:, 1, None, None], -50.0, 50.0)
+            x = jnp.clip(rows[:, 0, None, None] * x + (rows[:, 0, None] * bias + rows[:, 1, None])[:, :, None], -50.0, 50.0)
             a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
             basis = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
             if exponential:
@@ -131,47 +143,50 @@ def _bell(word: Array) -> Array:
     return (total.astype(jnp.float32) - 510.0) * jnp.float32(1 / 147.8)
 
 
-def edge_weights(
-    key: Array, width: Array, hidden: Array, density: Array, gain: Array, bias: Array, depth: Array, W: int, H: int
-) -> tuple[Array, Array, Array]:
-    """First and last layer of one edge, a pure function of its key and the unit's index, hence the same at any capacity.
+def first_weights(key: Array, width: Array, density: Array, gain: Array, bias: Array, W: int, H: int) -> tuple[Array, Array]:
+    """First layer of one edge. Weights are pure functions of the edge's key and the unit's index, hence the same at any capacity.
 
     Args:
         key: u32[2].
-        width: i32[], lanes of the parent.
-        hidden: i32[], units in use.
+        width: i32[], lanes that the edge reads.
         density: u32[], share of weights kept, in 2^-24.
         gain: f32[], scale of the pre-activations.
         bias: f32[], scale of the biases.
-        depth: i32[], depth of a tree, 0 for dense layers.
         W: lanes.
         H: units.
 
     Returns:
-        A_0 f32[H, W], b_0 f32[H], A_out f32[W, H].
+        A_0 f32[H, W], b_0 f32[H].
+    """
+    unit, column = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+    word, second = row_pair(key, unit[:, None], column[None, :])
+    weight = jnp.where(chance(second, density), _bell(word), 0.0)
+    return gain * weight * jax.lax.rsqrt(width.astype(jnp.float32)), bias * _bell(row_bits(key, unit, 1024))
+
+
+def tree_weights(key: Array, width: Array, depth: Array, W: int, H: int) -> tuple[Array, Array]:
+    """First layer of an edge that is a sum of oblivious trees, f32[H, W] and f32[H].
+
+    Unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features f and thresholds t belong to the group of 2^depth units.
     """
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    column = jnp.arange(2 * W + 1, dtype=jnp.int32)
-    word, second = row_pair(key, unit[:, None], jnp.where(column < W, column, column + 1024 - W)[None, :])
-    kept = chance(second, density)
-    weight = jnp.where(kept, _bell(word), 0.0)
-    fan_in = jnp.sqrt(width.astype(jnp.float32))
-    dense, dense_bias = gain * weight[:, :W] / fan_in, bias * _bell(word[:, W])
-    used = unit < hidden
-    out = jnp.where(used[:, None], weight[:, W + 1 :], 0.0) / jnp.sqrt(hidden.astype(jnp.float32))
-
-    # a tree: unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features and thresholds belong to the group
     j = jnp.arange(_TREE_FEATURES, dtype=jnp.int32)
-    group = unit >> depth
-    to_feature, to_threshold = row_pair(key, group[:, None], 4096 + j[None, :])
+    to_feature, to_threshold = row_pair(key, (unit >> depth)[:, None], 4096 + j[None, :])
     sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32)
     sign = jnp.where(j[None, :] < depth, sign, 0.0)
     feature = ((to_feature >> 16).astype(jnp.int32) * width) >> 16
     tree = jnp.sum(jnp.where(feature[:, :, None] == lane[None, None, :], sign[:, :, None], 0.0), axis=1)
-    tree_bias = -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
+    return tree, -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
+
+
+def out_weights(key: Array, hidden: Array, density: Array, depth: Array, W: int, H: int) -> Array:
+    """Last layer of one edge, f32[W, H]: units in use, averaged; of a tree (depth > 0) the leaves' values, summed."""
+    unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+    word, second = row_pair(key, unit[None, :], 1025 + lane[:, None])
     is_tree = depth > 0
-    leaf = jnp.where(used[:, None], _bell(word[:, W + 1 :]), 0.0)
-    return jnp.where(is_tree, tree, dense), jnp.where(is_tree, tree_bias, dense_bias), jnp.where(is_tree, leaf, out).T
+    kept = (is_tree | chance(second, density)) & (unit < hidden)[None, :]
+    scale = jnp.where(is_tree, 1.0, jax.lax.rsqrt(hidden.astype(jnp.float32)))
+    return jnp.where(kept, _bell(word), 0.0) * scale
 
 
 def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain: Array, bias: Array, H: int) -> tuple[Array, Array]:

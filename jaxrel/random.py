@@ -30,6 +30,7 @@ __all__ = [
     "gumbel",
     "index_permutation",
     "log",
+    "log1p_exp",
     "mulhi",
     "name_id",
     "named_key",
@@ -206,16 +207,14 @@ def uniform(word: Array) -> Array:
 def log(x: Array) -> Array:
     """Natural logarithm of positive normal f32[...], within 2·10⁻⁷ relative to 1; a dozen operations that vectorise on every backend.
 
-    The mantissa is brought to [√½, √2) and log m = 2 artanh((m - 1) / (m + 1)) is summed to the seventh power.
+    The mantissa is brought to [√½, √2); log(1 + f) is summed to the eighth power. No division: XLA would cut a fusion in two at it.
     """
     word = jax.lax.bitcast_convert_type(x, jnp.int32)
     shifted = word - 0x3F3504F3  # √½
     exponent = shifted >> 23
-    mantissa = jax.lax.bitcast_convert_type((shifted & 0x7FFFFF) + 0x3F3504F3, jnp.float32)
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    v = s * s
-    series = 2.0 * s * (1.0 + v * (1.0 / 3.0 + v * (0.2 + v * (1.0 / 7.0))))
-    return exponent.astype(jnp.float32) * jnp.float32(0.6931472) + series
+    f = jax.lax.bitcast_convert_type((shifted & 0x7FFFFF) + 0x3F3504F3, jnp.float32) - 1.0
+    tail = 0.19910368 + f * (-0.17179911 + f * (0.16132502 + f * -0.10157189))
+    return exponent.astype(jnp.float32) * jnp.float32(0.6931472) + f * (1.0 + f * (-0.5 + f * (0.33334756 + f * (-0.24979883 + f * tail))))
 
 
 def exp(x: Array) -> Array:
@@ -225,6 +224,13 @@ def exp(x: Array) -> Array:
     f = y - whole
     power = 1.0 + f * (0.6931472 + f * (0.24022651 + f * (0.05550411 + f * (0.009618129 + f * 0.0013333558))))
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23), jnp.float32)
+
+
+def log1p_exp(x: Array) -> Array:
+    """log(1 + e^x) for f32[...], -80 ≤ x ≤ 0, within 3·10⁻⁷ absolute: a polynomial in e^x, without a division."""
+    e = exp(x)
+    series = -0.2250069 + e * (0.1333512 + e * (-0.0541751 + e * 0.0104859))
+    return e * (0.9999785 + e * (-0.4994233 + e * (0.3279372 + e * series)))
 
 
 def sine(x: Array) -> Array:

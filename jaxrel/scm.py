@@ -175,8 +175,9 @@ def _sample_edges(capacity: Capacity) -> Any:
         edges = sample_edges(key, law, capacity)
         copies = (kind[table, parent] == NodeKind.GATHER) & draw_flag(key, "copy", law.gather_copy)
         one_lane = draw_flag(key, "single lane", law.single_lane)
-        lane = below(bits(key, 0, "source lane"), jnp.maximum(width[table, parent], 1))
-        edges |= {"edge_key": key, "edge_lane": jnp.where(one_lane, lane, ALL_LANES)}
+        lanes = jnp.maximum(width[table, parent], 1)
+        lane = jnp.where(one_lane, below(bits(key, 0, "source lane"), lanes), ALL_LANES)
+        edges |= {"edge_key": key, "edge_lane": lane, "edge_width": jnp.where(one_lane, 1, lanes)}
         edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
         edges["misfit"] = ~edges.pop("fits")
         in_use = jnp.minimum(i * size, capacity.edges - size) + jnp.arange(size, dtype=jnp.int32) < count

@@ -227,6 +227,7 @@ class SCM:
     edge_density: Array  # u32[E], share of the weights that are kept, in 2^-24
     edge_hidden: Array  # i32[E], hidden units in use
     edge_lane: Array  # i32[E], the one lane of the parent that is read, or ALL_LANES
+    edge_width: Array  # i32[E], lanes of the parent that are read
     edge_layers: Array  # i32[E], hidden layers in use; 0: the parent's lanes as they are, times the scale
     edge_depth: Array  # i32[E], depth of an oblivious tree, 0 for others
     edge_activation: Array  # i32[E, L], row of the activation table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 from typing import Any
 
 import jax
@@ -13,9 +14,9 @@ import pytest
 from scipy import special, stats
 
 from jaxrel import presets
+from jaxrel.edges import edge_values, pack_edges
 from jaxrel.exogenous import exogenous_rows, sample_exogenous
-from jaxrel.kernel import _edge_values
-from jaxrel.mechanisms import activate, edge_weights, hidden_weights, sample_edges, winner
+from jaxrel.mechanisms import activate, first_weights, hidden_weights, out_weights, sample_edges, tree_weights, winner
 from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
 from jaxrel.registry import ACTIVATIONS, EXOGENOUS, FAMILIES
@@ -65,7 +66,7 @@ def test_every_activation_is_known_here() -> None:
 @pytest.mark.parametrize("name", EXACT)
 def test_an_activation_is_near_its_exact_function(name: str) -> None:
     code = jnp.asarray([ACTIVATIONS.index(name)], jnp.int32)
-    y = np.asarray(_activate(jnp.asarray(X, jnp.float32)[None, None], code, jnp.ones(1, bool)))[0, 0]
+    y = np.asarray(_activate(jnp.asarray(X, jnp.float32)[None, None], jnp.zeros((1, 1)), code, jnp.ones(1, bool)))[0, 0]
     exact = EXACT[name](X.astype(np.float32).astype(float))
     assert np.max(np.abs(y - exact) / np.maximum(1, np.abs(exact))) < 0.05
 
@@ -73,9 +74,9 @@ def test_an_activation_is_near_its_exact_function(name: str) -> None:
 def test_activations_side_by_side_are_those_alone() -> None:
     codes = jnp.arange(len(ACTIVATIONS), dtype=jnp.int32)
     x = jnp.broadcast_to(jnp.asarray(X, jnp.float32), (len(codes), 1, X.size))
-    together = np.asarray(jax.jit(activate)(x, codes, jnp.ones(len(codes), bool)))
+    together = np.asarray(jax.jit(activate)(x, jnp.zeros((len(codes), 1)), codes, jnp.ones(len(codes), bool)))
     for code in range(len(codes)):
-        alone = _activate(x[:1], codes[code : code + 1], jnp.ones(1, bool))
+        alone = _activate(x[:1], jnp.zeros((1, 1)), codes[code : code + 1], jnp.ones(1, bool))
         np.testing.assert_allclose(together[code], alone[0], atol=1e-5)
 
 
@@ -102,10 +103,9 @@ _sample = jax.jit(lambda prior: sample_edges(KEYS, prior, SMALL.capacity))
 
 @jax.jit
 def _apply(edge: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    width = jnp.full(B, W, jnp.int32)
-    fields = {name.removeprefix("edge_"): value for name, value in edge.items() if name.startswith("edge_")}
-    fields |= {"key": KEYS, "parent": jnp.zeros(B, jnp.int32), "lane": jnp.full(B, ALL_LANES, jnp.int32)}
-    return _edge_values(fields, x[:, None], width, jnp.ones(B, bool), W, H, L)
+    ends = {"edge_parent": jnp.zeros(B, jnp.int32), "edge_lane": jnp.full(B, ALL_LANES, jnp.int32), "edge_width": jnp.full(B, W, jnp.int32)}
+    row = pack_edges(types.SimpleNamespace(**edge, **ends, edge_key=KEYS))
+    return edge_values(row, jnp.pad(x, ((0, 0), (0, 1), (0, 0)))[:, None], jnp.ones(B, bool), H, L)
 
 
 @functools.cache
@@ -174,9 +174,12 @@ def test_weights_do_not_know_the_capacity() -> None:
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def both(w: int, h: int, depth: jax.Array) -> Any:
         width, hidden = jnp.int32(3), jnp.int32(8)
-        one = (KEYS[0], width, hidden, jnp.uint32(2**23), jnp.float32(1.5), jnp.float32(0.5))
-        first, bias, out = edge_weights(*one, depth, w, h)
-        A, b = hidden_weights(KEYS[0], jnp.int32(1), hidden, *one[3:], h)
+        density, gain, shift = jnp.uint32(2**23), jnp.float32(1.5), jnp.float32(0.5)
+        dense, dense_bias = first_weights(KEYS[0], width, density, gain, shift, w, h)
+        tree, tree_bias = tree_weights(KEYS[0], width, depth, w, h)
+        first, bias = jnp.where(depth > 0, tree, dense), jnp.where(depth > 0, tree_bias, dense_bias)
+        out = out_weights(KEYS[0], hidden, density, depth, w, h)
+        A, b = hidden_weights(KEYS[0], jnp.int32(1), hidden, density, gain, shift, h)
         return (first[:8, :3], bias[:8], out[:3, :8], A[:8, :8], b[:8]), out[:, 8:], A[:, 8:]
 
     for depth in (0, 2):

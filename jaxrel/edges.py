@@ -1,0 +1,165 @@
+"""What one edge brings to its node: the universal mechanism ``A_out φ_L(… φ_1(A_0 x + b_0) …)``, weights drawn on the spot, and the fold.
+
+Few operators and each of them whole: on CPU an operator costs microseconds to begin. So an edge arrives as one packed row, which is
+unpacked where it is read, and what stands around an activation or the fold is written into it.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, first_weights, hidden_weights, out_weights, tree_weights, winner
+from jaxrel.random import log1p_exp
+from jaxrel.types import ALL_LANES, SCM, TILE, Capacity, Combine
+
+__all__ = ["combine_edges", "edge_values", "pack_edges"]
+
+_INTEGERS = ("parent", "width", "hidden", "lane", "layers", "depth")
+_REALS = ("scale", "gain", "bias")
+_LOWEST = -1e30
+
+
+def pack_edges(scm: SCM) -> Array:
+    """All fields of an edge side by side, i32[B, E, fields]: the edge loop reads one row instead of a dozen arrays."""
+    bits = jax.lax.bitcast_convert_type
+    fields = [getattr(scm, f"edge_{name}")[..., None] for name in _INTEGERS]
+    fields += [bits(getattr(scm, f"edge_{name}"), jnp.int32)[..., None] for name in _REALS]
+    fields += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
+    return jnp.concatenate(fields, axis=-1)
+
+
+def _unpack(row: Array) -> dict[str, Array]:
+    """Fields of one edge of every database, from i32[B, fields]."""
+    bits, reals = jax.lax.bitcast_convert_type, len(_INTEGERS)
+    unsigned = reals + len(_REALS)
+    edge = {name: row[:, i] for i, name in enumerate(_INTEGERS)}
+    edge |= {name: bits(row[:, reals + i], jnp.float32) for i, name in enumerate(_REALS)}
+    words = bits(row[:, unsigned : unsigned + 3], jnp.uint32)
+    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": row[:, unsigned + 3 :]}
+
+
+def _of(lanes: Array, parent: Array) -> Array:
+    """The parent's lanes in every database: f32[B, W, TILE] of f32[B, N, W + 1, TILE]."""
+    node = jax.vmap(lambda x, i: jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False))(lanes, parent)
+    return node[:, : lanes.shape[2] - 1]
+
+
+def edge_values(row: Array, lanes: Array, present: Array, H: int, L: int) -> Array:
+    """The universal mechanism of one edge in every database.
+
+    Args:
+        row: i32[B, fields], edges as `pack_edges` lays them out.
+        lanes: f32[B, N, W + 1, TILE], the nodes' lanes.
+        present: bool[B], edges that count; of others any value may come back.
+        H: hidden units, most.
+        L: layers, most.
+
+    Returns:
+        f32[B, W, TILE].
+    """
+    W = lanes.shape[2] - 1
+    edge = _unpack(row)
+    any_tree = jnp.any((edge["depth"] > 0) & present)
+
+    def first(W: int) -> tuple[Array, Array]:
+        draw = jax.vmap(functools.partial(first_weights, W=W, H=H))
+        dense = draw(edge["key"], edge["width"], edge["density"], edge["gain"], edge["bias"])
+
+        def trees(dense: tuple[Array, Array]) -> tuple[Array, Array]:
+            tree = jax.vmap(functools.partial(tree_weights, W=W, H=H))(edge["key"], edge["width"], edge["depth"])
+            is_tree = edge["depth"] > 0
+            return jnp.where(is_tree[:, None, None], tree[0], dense[0]), jnp.where(is_tree[:, None], tree[1], dense[1])
+
+        return jax.lax.cond(any_tree, trees, lambda x: x, dense)
+
+    def of_all(_: None) -> tuple[Array, Array]:  # an edge that reads one lane has weights for a parent of one lane
+        weights, bias = first(W)
+        lane = edge["lane"]
+        one = jnp.where((jnp.arange(W, dtype=jnp.int32)[None, :] == lane[:, None])[:, None, :], weights[:, :, :1], 0.0)
+        weights = jnp.where((lane == ALL_LANES)[:, None, None], weights, one)
+        return jnp.einsum("bhw,bwr->bhr", weights, _of(lanes, edge["parent"])), bias
+
+    def of_one(_: None) -> tuple[Array, Array]:  # every edge of the batch reads one lane: no matrix product
+        weights, bias = first(1)
+        x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], jnp.maximum(edge["lane"], 0))
+        return weights * x[:, None, :], bias
+
+    z, bias = jax.lax.cond(jnp.any((edge["lane"] == ALL_LANES) & present), of_all, of_one, None)
+    code = edge["activation"][:, 0]
+    h = activate(z, bias, code, present)
+
+    def with_winners(h: Array) -> Array:
+        return h + jnp.asarray(ACTIVATION_TABLE)[code, WINNER][:, None, None] * winner(z + bias[:, :, None], edge["depth"])
+
+    h = jax.lax.cond(any_tree, with_winners, lambda h: h, h)
+
+    def deeper(layer: Array, h: Array) -> Array:
+        A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(
+            edge["key"], layer, edge["hidden"], edge["density"], edge["gain"], edge["bias"]
+        )
+        code = jax.lax.dynamic_index_in_dim(edge["activation"], layer, 1, keepdims=False)
+        goes_on = (layer < edge["layers"]) & present
+        new = activate(jnp.einsum("bhg,bgr->bhr", A, h), b, code, goes_on)
+        return new if h.shape[0] == 1 else jnp.where(goes_on[:, None, None], new, h)  # the loop ends with the only edge
+
+    if L > 1:
+        h = jax.lax.fori_loop(1, jnp.max(jnp.where(present, edge["layers"], 1)), deeper, h)
+    out = jax.vmap(functools.partial(out_weights, W=W, H=H))(edge["key"], edge["hidden"], edge["density"], edge["depth"])
+    return jnp.einsum("bwh,bhr->bwr", out, h)
+
+
+def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any_soft: Array) -> Array:
+    """Fold what one edge brings, times its scale, into the node's running value, by the node's own rule."""
+    code = code[:, None, None]
+
+    def fold(soft: bool, total: Array, y: Array) -> Array:
+        y = jnp.clip(y, -1e4, 1e4) * scale[:, None, None]
+        high = jnp.maximum(total, y)
+        if soft:
+            high = jnp.where(code == Combine.LOGSUMEXP, high + log1p_exp(-jnp.minimum(jnp.abs(total - y), 80.0)), high)
+        out = jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, jnp.clip(total * y, -1e6, 1e6), high))
+        return out if code.shape[0] == 1 else jnp.where(present[:, None, None], out, total)  # the loop ends with the only node
+
+    return jax.lax.cond(any_soft, functools.partial(fold, True), functools.partial(fold, False), total, y)
+
+
+def combine_edges(edges: Array, lanes: Array, start: Array, count: Array, combine: Array, capacity: Capacity) -> Array:
+    """Signal of one mechanism node in every database: its edges' values, combined.
+
+    Args:
+        edges: i32[B, E, fields], `pack_edges`.
+        lanes: f32[B, N, W + 1, TILE], the nodes' lanes.
+        start: i32[B], first edge of the node.
+        count: i32[B], edges of the node, 0 where the node is none.
+        combine: i32[B], `Combine`.
+        capacity: static sizes.
+
+    Returns:
+        f32[B, W, TILE], 0 where there are no edges.
+    """
+    any_soft = jnp.any((combine == Combine.LOGSUMEXP) & (count > 0))
+    begin = jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
+
+    def one_edge(i: Array, total: Array) -> Array:
+        e = jnp.minimum(start + i, capacity.edges - 1)
+        row = jax.vmap(lambda x, j: jax.lax.dynamic_index_in_dim(x, j, 0, keepdims=False))(edges, e)
+        present = i < count
+        has_layers = row[:, _INTEGERS.index("layers")] > 0
+
+        def as_they_are(_: None) -> Array:
+            return _of(lanes, _unpack(row)["parent"])
+
+        def through_layers(_: None) -> Array:
+            y = edge_values(row, lanes, has_layers & present, capacity.hidden, capacity.layers)
+            return y if lanes.shape[0] == 1 else jnp.where(has_layers[:, None, None], y, as_they_are(None))
+
+        y = jax.lax.cond(jnp.any(has_layers & present), through_layers, as_they_are, None)
+        return _fold(combine, total, y, _unpack(row)["scale"], present, any_soft)
+
+    shape = (start.shape[0], capacity.width, TILE)
+    total = jax.lax.fori_loop(0, jnp.max(count), one_edge, jnp.broadcast_to(begin[:, None, None], shape))
+    return jnp.where((count > 0)[:, None, None], total, 0.0)
