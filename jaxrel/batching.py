@@ -3,6 +3,9 @@
 Inside them trip counts and write indices must be the same for all databases of a batch (under a plain ``vmap`` a dynamic slice update
 becomes a scatter and a loop bound a batched predicate). So they are written for arrays that lead with ``B`` and take the batch's
 maximum as the trip count; `batched` lifts such a function to one database (B = 1) and tells ``vmap`` to widen that axis.
+
+Neither that seam nor a loop with a traced bound can be differentiated in reverse. So a function that gradients pass through is written over
+a loop that it is given, and its derivative is that of the same function over `fixed_loop`, which runs to a static bound.
 """
 
 from __future__ import annotations
@@ -12,15 +15,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["batched"]
+__all__ = ["Loop", "batched", "fixed_loop", "quick_loop"]
+
+Loop = Callable[..., Any]
 
 
-def batched(function: Callable[..., Any]) -> Callable[..., Any]:
+def quick_loop(start: Any, stop: Any, most: int, body: Callable[..., Any], init: Any) -> Any:
+    """``body(i, x)`` for i from ``start`` to ``stop``, which may be traced; ``most`` bounds it."""
+    return jax.lax.fori_loop(start, stop, body, init)
+
+
+def fixed_loop(start: int, stop: Any, most: int, body: Callable[..., Any], init: Any) -> Any:
+    """The same to the static bound ``most``, idle from ``stop`` on: the form that reverse mode takes."""
+
+    def step(i: Any, x: Any) -> Any:
+        return jax.lax.cond(i < stop, lambda x: body(i, x), lambda x: x, x)
+
+    return jax.lax.fori_loop(start, most, step, init)
+
+
+def _no_tangent(x: Any) -> Any:
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
+
+
+def batched(function: Callable[..., Any], derivative: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Lift a function of pytrees whose leaves all lead with a batch axis to one of single pytrees.
 
     Args:
         function: positional pytrees ``[B, …]`` in, a pytree ``[B, …]`` out; results must not depend on ``B`` or on neighbours.
+        derivative: the same function in a form that JAX differentiates; None where no gradient passes.
 
     Returns:
         A function without the axis; under ``vmap``, nested or not, it makes one call of ``function`` with all databases side by side.
@@ -41,7 +66,16 @@ def batched(function: Callable[..., Any]) -> Callable[..., Any]:
         split = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
         return split, jax.tree.map(lambda _: True, split)
 
+    @jax.custom_jvp
+    def differentiable(*args: Any) -> Any:
+        return with_axis(*args)
+
+    @differentiable.defjvp
+    def tangents(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        out = differentiable(*primals)
+        return out, jax.tree.map(_no_tangent, out) if derivative is None else jax.jvp(derivative, primals, tangents)[1]
+
     def single(*args: Any) -> Any:
-        return jax.tree.map(lambda x: x[0], with_axis(*jax.tree.map(lambda x: x[None], args)))
+        return jax.tree.map(lambda x: x[0], differentiable(*jax.tree.map(lambda x: x[None], args)))
 
     return single

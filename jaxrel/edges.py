@@ -12,34 +12,38 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrel.batching import Loop, quick_loop
 from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, first_weights, hidden_weights, out_weights, tree_weights, winner
 from jaxrel.random import log1p_exp
 from jaxrel.types import ALL_LANES, SCM, TILE, Capacity, Combine
 
-__all__ = ["combine_edges", "edge_values", "pack_edges"]
+__all__ = ["Packed", "combine_edges", "edge_values", "pack_edges"]
 
 _INTEGERS = ("parent", "width", "hidden", "lane", "layers", "depth")
 _REALS = ("scale", "gain", "bias")
 _LOWEST = -1e30
+Packed = tuple[Array, Array]
 
 
-def pack_edges(scm: SCM) -> Array:
-    """All fields of an edge side by side, i32[B, E, fields]: the edge loop reads one row instead of a dozen arrays."""
+def pack_edges(scm: SCM) -> Packed:
+    """All fields of an edge side by side: the edge loop reads two rows instead of a dozen arrays.
+
+    Returns:
+        i32[B, E, fields] and f32[B, E, fields] (apart, because a derivative does not survive a bitcast).
+    """
     bits = jax.lax.bitcast_convert_type
-    fields = [getattr(scm, f"edge_{name}")[..., None] for name in _INTEGERS]
-    fields += [bits(getattr(scm, f"edge_{name}"), jnp.int32)[..., None] for name in _REALS]
-    fields += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
-    return jnp.concatenate(fields, axis=-1)
+    integers = [getattr(scm, f"edge_{name}")[..., None] for name in _INTEGERS]
+    integers += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
+    reals = [getattr(scm, f"edge_{name}") for name in _REALS]
+    return jnp.concatenate(integers, axis=-1), jnp.stack(reals, axis=-1)
 
 
-def _unpack(row: Array) -> dict[str, Array]:
-    """Fields of one edge of every database, from i32[B, fields]."""
-    bits, reals = jax.lax.bitcast_convert_type, len(_INTEGERS)
-    unsigned = reals + len(_REALS)
-    edge = {name: row[:, i] for i, name in enumerate(_INTEGERS)}
-    edge |= {name: bits(row[:, reals + i], jnp.float32) for i, name in enumerate(_REALS)}
-    words = bits(row[:, unsigned : unsigned + 3], jnp.uint32)
-    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": row[:, unsigned + 3 :]}
+def _unpack(row: Packed) -> dict[str, Array]:
+    """Fields of one edge of every database, from i32[B, fields] and f32[B, fields]."""
+    integers, reals = row
+    edge = {name: integers[:, i] for i, name in enumerate(_INTEGERS)} | {name: reals[:, i] for i, name in enumerate(_REALS)}
+    words = jax.lax.bitcast_convert_type(integers[:, len(_INTEGERS) : len(_INTEGERS) + 3], jnp.uint32)
+    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": integers[:, len(_INTEGERS) + 3 :]}
 
 
 def _of(lanes: Array, parent: Array) -> Array:
@@ -48,15 +52,16 @@ def _of(lanes: Array, parent: Array) -> Array:
     return node[:, : lanes.shape[2] - 1]
 
 
-def edge_values(row: Array, lanes: Array, present: Array, H: int, L: int) -> Array:
+def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop: Loop = quick_loop) -> Array:
     """The universal mechanism of one edge in every database.
 
     Args:
-        row: i32[B, fields], edges as `pack_edges` lays them out.
+        row: edges as `pack_edges` lays them out, without the axis E.
         lanes: f32[B, N, W + 1, TILE], the nodes' lanes.
         present: bool[B], edges that count; of others any value may come back.
         H: hidden units, most.
         L: layers, most.
+        loop: how to loop over layers.
 
     Returns:
         f32[B, W, TILE].
@@ -107,7 +112,7 @@ def edge_values(row: Array, lanes: Array, present: Array, H: int, L: int) -> Arr
         return new if h.shape[0] == 1 else jnp.where(goes_on[:, None, None], new, h)  # the loop ends with the only edge
 
     if L > 1:
-        h = jax.lax.fori_loop(1, jnp.max(jnp.where(present, edge["layers"], 1)), deeper, h)
+        h = loop(1, jnp.max(jnp.where(present, edge["layers"], 1)), L, deeper, h)
     out = jax.vmap(functools.partial(out_weights, W=W, H=H))(edge["key"], edge["hidden"], edge["density"], edge["depth"])
     return jnp.einsum("bwh,bhr->bwr", out, h)
 
@@ -127,16 +132,19 @@ def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any
     return jax.lax.cond(any_soft, functools.partial(fold, True), functools.partial(fold, False), total, y)
 
 
-def combine_edges(edges: Array, lanes: Array, start: Array, count: Array, combine: Array, capacity: Capacity) -> Array:
+def combine_edges(
+    edges: Packed, lanes: Array, start: Array, count: Array, combine: Array, capacity: Capacity, loop: Loop = quick_loop
+) -> Array:
     """Signal of one mechanism node in every database: its edges' values, combined.
 
     Args:
-        edges: i32[B, E, fields], `pack_edges`.
+        edges: `pack_edges`.
         lanes: f32[B, N, W + 1, TILE], the nodes' lanes.
         start: i32[B], first edge of the node.
         count: i32[B], edges of the node, 0 where the node is none.
         combine: i32[B], `Combine`.
         capacity: static sizes.
+        loop: how to loop over edges and layers.
 
     Returns:
         f32[B, W, TILE], 0 where there are no edges.
@@ -146,20 +154,20 @@ def combine_edges(edges: Array, lanes: Array, start: Array, count: Array, combin
 
     def one_edge(i: Array, total: Array) -> Array:
         e = jnp.minimum(start + i, capacity.edges - 1)
-        row = jax.vmap(lambda x, j: jax.lax.dynamic_index_in_dim(x, j, 0, keepdims=False))(edges, e)
+        row = jax.vmap(lambda x, j: (x[0][j], x[1][j]))(edges, e)
         present = i < count
-        has_layers = row[:, _INTEGERS.index("layers")] > 0
+        has_layers = _unpack(row)["layers"] > 0
 
         def as_they_are(_: None) -> Array:
             return _of(lanes, _unpack(row)["parent"])
 
         def through_layers(_: None) -> Array:
-            y = edge_values(row, lanes, has_layers & present, capacity.hidden, capacity.layers)
+            y = edge_values(row, lanes, has_layers & present, capacity.hidden, capacity.layers, loop)
             return y if lanes.shape[0] == 1 else jnp.where(has_layers[:, None, None], y, as_they_are(None))
 
         y = jax.lax.cond(jnp.any(has_layers & present), through_layers, as_they_are, None)
         return _fold(combine, total, y, _unpack(row)["scale"], present, any_soft)
 
     shape = (start.shape[0], capacity.width, TILE)
-    total = jax.lax.fori_loop(0, jnp.max(count), one_edge, jnp.broadcast_to(begin[:, None, None], shape))
+    total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], shape))
     return jnp.where((count > 0)[:, None, None], total, 0.0)

@@ -31,7 +31,7 @@ from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
 from jaxrel.kernel import simulate
-from jaxrel.links import sample_links
+from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior, capacity_for, check
 from jaxrel.programs import compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
@@ -97,7 +97,7 @@ def _sha256(tree: Any, text: str = "") -> str:
     return digest.hexdigest()
 
 
-# The stages as programs of their own: the two that decide structure run once a database on small arrays, so they are compiled
+# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
 # without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
@@ -121,9 +121,14 @@ def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capa
     return sample_scm(_database_key(root, index), prior, schema, capacity)
 
 
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    return sample_link_laws(_database_key(root, index), prior, schema, capacity)
+
+
 @partial(jax.jit, static_argnames="capacity")
-def _links(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_links(_database_key(root, index), prior, schema, capacity)
+def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
+    return place_links(laws, schema, capacity)
 
 
 @partial(jax.jit, static_argnames="capacity")
@@ -142,10 +147,11 @@ class _Programs:
     def _compile(self, root: Array, index: np.int32) -> None:
         """All stages. What is not kept on disk compiles at the first run, hence under the lock."""
         drawn = self._plan.schema is None
-        functions = {"schema": _schema if drawn else _rekeyed, "links": _links, "scm": _scm, "simulate": _simulate}
+        functions = {"schema": _schema if drawn else _rekeyed, "laws": _laws, "scm": _scm, "links": _links, "simulate": _simulate}
         inputs = {
             "schema": ("root", "index", "prior" if drawn else "declared"),
-            "links": ("root", "index", "prior", "schema"),
+            "laws": ("root", "index", "prior", "schema"),
+            "links": ("laws", "schema"),
             "scm": ("root", "index", "prior", "schema"),
             "simulate": ("root", "index", "schema", "links", "scm"),
         }
@@ -155,7 +161,8 @@ class _Programs:
     def _run(self, root: Array, index: np.int32) -> Database:
         prior, stages = self._plan.prior, self._stages
         schema = stages["schema"](root, index, prior if self._plan.schema is None else self._plan.schema)
-        links, scm = stages["links"](root, index, prior, schema), stages["scm"](root, index, prior, schema)
+        links = stages["links"](stages["laws"](root, index, prior, schema), schema)
+        scm = stages["scm"](root, index, prior, schema)
         return stages["simulate"](root, index, schema, links, scm)
 
     def __call__(self, root: Array, index: np.int32) -> Database:

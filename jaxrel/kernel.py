@@ -14,8 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.batching import batched
-from jaxrel.edges import combine_edges, pack_edges
+from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
 from jaxrel.schema import missing_rows, time_rows
@@ -56,7 +56,7 @@ class _Context:
     tile: Tile
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
-    edges: Array  # i32[B, E, fields], `pack_edges`
+    edges: Packed
 
 
 def _at(x: Array, i: Array) -> Array:
@@ -112,7 +112,7 @@ def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> 
     prototype, _ = normals(row_pair(prototype_key[:, None, None, :], q[None, :, None], w[None, None, :]))
     prototype = jnp.where((w[None, :] < width[:, None])[:, None, :], prototype, 0.0)
     sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
-    score = jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], value)
+    score = jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], jax.lax.stop_gradient(value))
 
     def challenge(c: Array, best: Array) -> Array:  # one class after another: all at once, XLA computes every score anew for each use
         noise = gumbel(row_bits(noise_key[:, None, :], context.tile.rows, _GUMBEL + c))
@@ -127,7 +127,7 @@ def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> 
     return code, jnp.einsum("bqw,bqr->bwr", prototype, (code[:, None, :] == q[None, :, None]).astype(jnp.float32))
 
 
-def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity) -> Any:
+def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
     """One node of one tile in every database: its lanes, and in lane W the code of a categorical node."""
     lanes, shift, scale = carry
     W = capacity.width
@@ -154,7 +154,7 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     def mechanism(_: Array) -> Array:
         start = context.nodes["edge_start"]
         count = jnp.where(has(NodeKind.MECHANISM), start[:, n + 1] - start[:, n], 0)
-        return combine_edges(context.edges, lanes, start[:, n], count, context.nodes["combine"][:, n], capacity)
+        return combine_edges(context.edges, lanes, start[:, n], count, context.nodes["combine"][:, n], capacity, loop)
 
     computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), mechanism, lambda x: x, blank)
     pick = kind[:, None, None]
@@ -197,7 +197,16 @@ def _observe(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> tupl
 
 
 def _step(
-    key: Array, schema: Schema, links: Links, scm: SCM, edges: Array, capacity: Capacity, state: _State, j: Array, out_tile: Array
+    key: Array,
+    schema: Schema,
+    links: Links,
+    scm: SCM,
+    edges: Packed,
+    capacity: Capacity,
+    state: _State,
+    j: Array,
+    out_tile: Array,
+    loop: Loop,
 ) -> _State:
     """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs."""
     tile = jax.vmap(tile_at, (0, None))(schema, j)
@@ -224,9 +233,9 @@ def _step(
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
     state = dataclasses.replace(state, shift=known[0], scale=known[1])
 
-    node_step = functools.partial(_node, schema, state, context, capacity=capacity)
+    node_step = functools.partial(_node, schema, state, context, capacity=capacity, loop=loop)
     carry = state.lanes, state.shift, state.scale
-    lanes, shift, scale = jax.lax.fori_loop(0, jnp.max(nodes["count"]), node_step, carry)
+    lanes, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
 
     observe = functools.partial(_observe, W=capacity.width)
     values, missing, time = jax.vmap(observe)(schema, scm, context.tile, lanes)
@@ -272,17 +281,17 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
     are the batch's maximum, as the loop needs them unbatched.
     """
 
-    def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array) -> _State:
+    def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array, loop: Loop) -> _State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
         state, edges = _empty(key.shape[0], capacity, tiles * TILE, scm), pack_edges(scm)
 
         def step(i: Array, state: _State) -> _State:
             j = jnp.where(i < prefix, i, i - prefix + first)
-            return _step(key, schema, links, scm, edges, capacity, state, j, jnp.maximum(i - prefix, 0))
+            return _step(key, schema, links, scm, edges, capacity, state, j, jnp.maximum(i - prefix, 0), loop)
 
-        return jax.lax.fori_loop(0, prefix + jnp.minimum(count, tiles), step, state)
+        return loop(0, prefix + jnp.minimum(count, tiles), capacity.tiles, step, state)
 
-    return batched(walk)
+    return batched(functools.partial(walk, loop=quick_loop), functools.partial(walk, loop=fixed_loop))
 
 
 @struct.dataclass

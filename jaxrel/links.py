@@ -3,14 +3,16 @@
 *Cluster law*: the hierarchical stochastic block model. ``P(parent a | child b) ∝ popularity[a] · Π_l M_l[a's cluster, b's cluster]``.
 A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
 the levels: with ``S_l[a_1…a_l, b_{l+1}…b_L]`` the weight of all parents below a prefix, the next digit has weight
-``M_l[a_l, b_l] · S_l``. Each ``S_l`` has CLUSTERS^LEVELS entries; a child row costs O(levels + log parents), with no array of
-parents × children. All weights are integers: no float decides a link.
+``M_l[a_l, b_l] · S_l``. Each level has CLUSTERS^LEVELS such choices, whose probabilities are kept in 2^-31; a child row costs
+O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -22,11 +24,11 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.batching import batched
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair
+from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
 from jaxrel.tiles import tile_at, tile_count
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
-__all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "sample_link_laws", "sample_links"]
+__all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "place_links", "sample_link_laws", "sample_links"]
 
 _BASE = CLUSTERS**LEVELS  # base clusters, most
 _UNIT = 256  # weight of a parent of popularity 1
@@ -41,8 +43,9 @@ class KeyTables:
     """What the cluster law needs of one table's keys: built once a table, read by every row of it."""
 
     prefix: Array  # u32[K, R], weight of all parent rows before this one (index = row id of the parent; exclusive)
+    blocks: Array  # u32[K, R / TILE], the same before every block of TILE rows, close together
     mass: Array  # u32[K], weight of all parent rows
-    sums: Array  # u32[K, LEVELS + 1, CLUSTERS^LEVELS], S_l at [prefix, suffix] flattened, up to a factor for each suffix
+    ends: Array  # u32[K, LEVELS, CLUSTERS - 1, CLUSTERS^LEVELS], P(the next digit is at most d) in 2^-31 at [prefix, suffix] flattened
 
 
 def _key_stream(links: Links, schema: Schema, table: Array) -> Array:
@@ -70,8 +73,32 @@ def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Arr
     return clusters, jnp.maximum(-(-rows_of_side // clusters), 1)
 
 
-def _level_sums(weight_below: Any, affinity: Array, counts: Array, n: Array) -> Array:
-    """S_0 … S_LEVELS of one key, u32[LEVELS + 1, BASE]. ``weight_below(row)`` is the weight of all parents before a row."""
+def _scaled(x: Array) -> tuple[Array, Array]:
+    """x = fraction · 2^exponent: u32[...] with its highest bit set, and i32[...]; of 0, which no sum may follow, a deep exponent."""
+    lead = jax.lax.clz(x)
+    return x << jnp.minimum(lead, 31), jnp.where(x == 0, -(2**20), -lead.astype(jnp.int32))
+
+
+def _quotient(x: Array, total: Array) -> Array:
+    """x / total in 2^-31, rounded down: u32[...], x <= total < 2^31, of which 27 bits count; 2^31 just where x = total, also 0 / 0."""
+    x, total = x >> 4, total >> 4
+    divisor = jnp.maximum(total, 1)
+
+    def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:  # long division, four bits at a time
+        quotient, rest = state
+        digit = (rest << 4) // divisor
+        return (quotient << 4) | digit, (rest << 4) - digit * divisor
+
+    quotient, _ = jax.lax.fori_loop(0, 8, step, (jnp.zeros_like(x), x))
+    return jnp.where(x >= total, jnp.uint32(1 << 31), quotient >> 1)
+
+
+def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> Array:
+    """The choices of one key, u32[LEVELS, CLUSTERS - 1, BASE]. ``weight_below(row)`` is the weight of all parents before a row.
+
+    Each S_l has a fraction and an exponent of its own, however small beside its neighbours. A level's sum loses less than 2^-25 of
+    itself: its largest product is 2^27 or more, and each of three loses two units at most. Five levels stay far inside 1e-5.
+    """
     flat = jnp.arange(_BASE, dtype=jnp.int32)
     index, valid = jnp.zeros_like(flat), jnp.ones_like(flat, dtype=bool)
     for level in range(LEVELS):
@@ -80,24 +107,27 @@ def _level_sums(weight_below: Any, affinity: Array, counts: Array, n: Array) -> 
     _, size = _cluster_index(counts, n)
     low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
     mass = jnp.where(valid, weight_below(high) - weight_below(low), jnp.uint32(0))
+    strength, power = _scaled(affinity)
 
-    def normalise(s: Array, column: Array) -> Array:  # each suffix fills 30 bits; a common factor of a suffix changes no choice
-        peak = jnp.zeros(_BASE, jnp.uint32).at[column].max(s)[column]
-        lead = jax.lax.clz(peak).astype(jnp.int32) - 2
-        return (s << jnp.clip(lead, 0, 31).astype(jnp.uint32)) >> jnp.clip(-lead, 0, 31).astype(jnp.uint32)
-
-    def fold(i: Array, sums: Array) -> Array:
+    def fold(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        fraction, exponent, sums = state
         level = LEVELS - 1 - i
         stride = jnp.asarray([CLUSTERS**p for p in range(LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]  # suffixes after this level
-        prefix, rest = flat // (stride * CLUSTERS), flat % (stride * CLUSTERS)
+        prefix, rest = flat[None] // (stride * CLUSTERS), flat[None] % (stride * CLUSTERS)
         b, suffix = rest // stride, rest % stride
-        total = jnp.zeros(_BASE, jnp.uint32)
-        for a in range(CLUSTERS):
-            total = total + mulhi(affinity[level, a, b], sums[level + 1, (prefix * CLUSTERS + a) * stride + suffix])
-        return jax.lax.dynamic_update_index_in_dim(sums, normalise(total, rest), level, 0)
+        a = jnp.arange(CLUSTERS, dtype=jnp.int32)[:, None]
+        below = (prefix * CLUSTERS + a) * stride + suffix
+        weight = mulhi(strength[level, a, b], fraction[below]) >> 3  # 2^27 at least, and three of them below 2^31
+        exponents = power[level, a, b] + exponent[below]
+        peak = jnp.max(exponents, axis=0, keepdims=True)
+        weight = weight >> jnp.minimum(peak - exponents, 31).astype(jnp.uint32)
+        sums = jax.lax.dynamic_update_index_in_dim(sums, jnp.stack(list(itertools.accumulate(weight))), level, 0)
+        fraction, lift = _scaled(sums[level, -1])
+        return fraction, peak[0] + lift, sums
 
-    sums = jnp.zeros((LEVELS + 1, _BASE), jnp.uint32).at[LEVELS].set(normalise(mass, jnp.zeros_like(flat)))
-    return jax.lax.fori_loop(0, LEVELS, fold, sums)
+    start = (*_scaled(mass), jnp.zeros((LEVELS, CLUSTERS, _BASE), jnp.uint32))
+    sums = jax.lax.fori_loop(0, LEVELS, fold, start)[2]
+    return _quotient(sums[:, :-1], jnp.broadcast_to(sums[:, -1:], (LEVELS, CLUSTERS - 1, _BASE)))
 
 
 def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, tiles: Array, keys: Array, old: KeyTables) -> KeyTables:
@@ -118,48 +148,47 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
 
-        def one_tile(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            prefix, before = state
+        def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            prefix, blocks, before = state
             rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
             weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows)
             inclusive = _cumulate(weight)
             prefix = jax.lax.dynamic_update_slice(prefix, (before + inclusive - weight)[None], (k, j * TILE))
-            return prefix, before + inclusive[-1]
+            blocks = jax.lax.dynamic_update_slice(blocks, before[None, None], (k, j))
+            return prefix, blocks, before + inclusive[-1]
 
-        prefix, mass = jax.lax.fori_loop(0, tiles, one_tile, (tables.prefix, jnp.uint32(0)))
+        prefix, blocks, mass = jax.lax.fori_loop(0, tiles, one_tile, (tables.prefix, tables.blocks, jnp.uint32(0)))
 
         def weight_below(row: Array) -> Array:
             return jnp.where(row >= n, mass, prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
 
-        sums = _level_sums(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n)
+        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n)
         put = jax.lax.dynamic_update_index_in_dim
-        return KeyTables(prefix=prefix, mass=put(tables.mass, mass, k, 0), sums=put(tables.sums, sums, k, 0))
+        return KeyTables(prefix=prefix, blocks=blocks, mass=put(tables.mass, mass, k, 0), ends=put(tables.ends, ends, k, 0))
 
     return jax.lax.fori_loop(0, keys, one_key, old)
 
 
 def _cumulate(x: Array) -> Array:
-    """Inclusive sums of u32[TILE] by doubling (ten shifted additions; ``cumsum`` is slower on CPU)."""
-    step = 1
-    while step < TILE:
-        x = x + jnp.concatenate([jnp.zeros(step, x.dtype), x[:-step]])
-        step *= 2
-    return x
+    """Inclusive sums of u32[TILE] in two steps of its square root (``cumsum`` is slower on CPU and a larger program)."""
+    inside = running_sum(x.reshape(-1, math.isqrt(TILE)))
+    return (inside + (running_sum(inside[:, -1]) - inside[:, -1])[:, None]).reshape(-1)
 
 
 def _empty_tables(capacity: Capacity) -> KeyTables:
     keys = capacity.foreign_keys
     return KeyTables(
         prefix=jnp.zeros((keys, capacity.rows), jnp.uint32),
+        blocks=jnp.zeros((keys, capacity.tiles), jnp.uint32),
         mass=jnp.zeros(keys, jnp.uint32),
-        sums=jnp.zeros((keys, LEVELS + 1, _BASE), jnp.uint32),
+        ends=jnp.zeros((keys, LEVELS, CLUSTERS - 1, _BASE), jnp.uint32),
     )
 
 
 def _cluster_rows(
     schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array
 ) -> Array:
-    """The cluster law: i32[rows] parents of some child rows. ``trips``: levels and halvings of blocks in use, i32[2]."""
+    """The cluster law: i32[rows] parents of some child rows. ``trips``: levels, halvings of blocks, of rows, i32[3]."""
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
     rest = jnp.minimum(rows // child_size, child_clusters - 1)
@@ -167,44 +196,45 @@ def _cluster_rows(
     for level in reversed(range(LEVELS)):  # the child's digits, in radix CLUSTERS
         suffix = suffix + (rest % child_counts[level]) * stride
         rest, stride = rest // child_counts[level], stride * CLUSTERS
-    sums, affinity = tables.sums[k], links.affinity[table, k]
+    ends = tables.ends[k].reshape(-1)
+
+    def read(x: Array, at: Any) -> Array:  # in bounds, or nobody reads what follows
+        return x.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
     def choose(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         code, index = state
-        stride = jnp.asarray([CLUSTERS**p for p in range(LEVELS)], jnp.int32)[LEVELS - 1 - level]
-        digit, after = (suffix // stride) % CLUSTERS, suffix % stride
-        first, second, third = (
-            mulhi(affinity[level, a, digit], sums[level + 1, (code * CLUSTERS + a) * stride + after]) for a in range(CLUSTERS)
-        )
-        x = mulhi(row_bits(stream, rows, level), first + second + third)
-        chosen = (x >= first).astype(jnp.int32) + (x >= first + second).astype(jnp.int32)
+        stride = jnp.asarray([CLUSTERS**p for p in range(1, LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]
+        at = code * stride + suffix % stride + level * ((CLUSTERS - 1) * _BASE)
+        x = row_bits(stream, rows, level) >> 1
+        chosen = sum((x >= read(ends, at + d * _BASE)).astype(jnp.int32) for d in range(CLUSTERS - 1))
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
     _, size = _cluster_index(counts, n)
     low, high = index * size, jnp.minimum((index + 1) * size, n)
 
-    def weight_below(row: Array) -> Array:
-        return jnp.where(row >= n, tables.mass[k], tables.prefix[k, jnp.clip(row, 0, tables.prefix.shape[1] - 1)])
+    def weight_below(table: Array, at: Array, unit: int) -> Array:
+        return jnp.where(at * unit >= n, tables.mass[k], read(table, (k, at)))
 
-    # the block of TILE rows, then the row in it: the last row (or block start) whose weight_below is at most the target
-    def halve(low: Array, high: Array, target: Array, steps: Any, unit: int) -> Array:
+    # the block of TILE rows, then the row in it: the last one in [low, high) before which the weight is at most the target
+    def halve(table: Array, low: Array, high: Array, target: Array, steps: Any) -> Array:
         def step(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds  # answer in [low, high)
+            low, high = bounds
             middle = (low + high) >> 1
-            go_up = (weight_below(middle * unit) <= target) & (middle > low)
-            return jnp.where(go_up, middle, low), jnp.where(go_up | (middle == low), high, middle)
+            go_up = (read(table, (k, middle)) <= target) | (middle == low)
+            return jnp.where(go_up, middle, low), jnp.where(go_up, high, middle)
 
         return jax.lax.fori_loop(0, steps, step, (low, high))[0]
 
-    start, end = weight_below(low), weight_below(high)
+    start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
     to_block, to_row = row_pair(stream, rows, _PLACE)
     target = start + mulhi(to_block, end - start)
-    block = halve(low // TILE, (high + TILE - 1) // TILE, target, trips[1], TILE)
+    block = halve(tables.blocks, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
     low, high = jnp.maximum(low, block * TILE), jnp.minimum(high, (block + 1) * TILE)
-    start, end = weight_below(low), weight_below(high)
+    start = jnp.maximum(start, weight_below(tables.blocks, block, TILE))  # weights below grow with the row
+    end = jnp.minimum(end, weight_below(tables.blocks, block + 1, TILE))
     target = start + mulhi(to_row, end - start)
-    return jnp.minimum(halve(low, high, target, TILE.bit_length(), 1), jnp.maximum(n - 1, 0))
+    return jnp.minimum(halve(tables.prefix, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
 
 
 def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Array:
@@ -250,7 +280,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
         tables: `key_tables` of ``table``.
         table: i32[], the child table.
         rows: i32[rows], row ids.
-        trips: i32[3], trip counts: levels, halvings of blocks, keys.
+        trips: i32[4], trip counts: levels, halvings of blocks, halvings of rows, keys.
 
     Returns:
         i32[K, rows], row in the parent table or NO_ROW.
@@ -269,7 +299,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
         value = jnp.where(null, jnp.int32(NO_ROW), jnp.where(is_tree, tree, cluster))
         return jax.lax.dynamic_update_index_in_dim(out, value, k, 0)
 
-    return jax.lax.fori_loop(0, trips[2], one_key, jnp.full((streams.shape[0], rows.shape[0]), NO_ROW, jnp.int32))
+    return jax.lax.fori_loop(0, trips[3], one_key, jnp.full((streams.shape[0], rows.shape[0]), NO_ROW, jnp.int32))
 
 
 @functools.cache
@@ -282,8 +312,11 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         rows = jnp.take_along_axis(schema.row_count, parents, axis=1).reshape(schema.fk_parent.shape)
         used = schema.fk_parent != NO_TABLE
         most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
-        halvings = 32 - jax.lax.clz(jnp.maximum(most_tiles - 1, 0)) + (most_tiles > 1).astype(jnp.int32)
-        trips = jnp.stack([jnp.max(links.levels), halvings, jnp.max(schema.fk_count)])
+        base = jnp.prod(links.parent_clusters, axis=-1, dtype=jnp.int32)
+        size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), -(-rows // base), 1))  # rows of the largest cluster
+        spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
+        halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
+        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count)])
         any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
         last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
 
@@ -294,7 +327,7 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
             def build(tables: KeyTables) -> KeyTables:
                 def one(schema: Schema, links: Links, table: Array, enters: Array, old: KeyTables) -> KeyTables:
-                    new = key_tables(schema, links, capacity, table, most_tiles, trips[2], old)
+                    new = key_tables(schema, links, capacity, table, most_tiles, trips[3], old)
                     return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
 
                 return jax.vmap(one)(schema, links, tile.table, enters, tables)
@@ -395,5 +428,9 @@ def sample_links(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacit
         >>> links.parent_row.shape == (tiny.capacity.foreign_keys, tiny.capacity.rows)
         True
     """
-    links = sample_link_laws(key, prior, schema, capacity)
+    return place_links(sample_link_laws(key, prior, schema, capacity), schema, capacity)
+
+
+def place_links(links: Links, schema: Schema, capacity: Capacity) -> Links:
+    """The parent row of every child row by laws that are given: `sample_links` without their draw."""
     return dataclasses.replace(links, parent_row=_walk(capacity, capacity.tiles)(schema, links, jnp.int32(0)))

@@ -204,6 +204,7 @@ def uniform(word: Array) -> Array:
     return ((word >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
 
 
+@jax.custom_jvp
 def log(x: Array) -> Array:
     """Natural logarithm of positive normal f32[...], within 2·10⁻⁷ relative to 1; a dozen operations that vectorise on every backend.
 
@@ -217,6 +218,7 @@ def log(x: Array) -> Array:
     return exponent.astype(jnp.float32) * jnp.float32(0.6931472) + f * (1.0 + f * (-0.5 + f * (0.33334756 + f * (-0.24979883 + f * tail))))
 
 
+@jax.custom_jvp
 def exp(x: Array) -> Array:
     """e to the power of f32[...] in -87…88, within 3·10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU, which guards the whole range."""
     y = x * jnp.float32(1.4426950)
@@ -224,6 +226,10 @@ def exp(x: Array) -> Array:
     f = y - whole
     power = 1.0 + f * (0.6931472 + f * (0.24022651 + f * (0.05550411 + f * (0.009618129 + f * 0.0013333558))))
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23), jnp.float32)
+
+
+log.defjvps(lambda t, out, x: t / x)  # bits carry no derivative
+exp.defjvps(lambda t, out, x: t * out)
 
 
 def log1p_exp(x: Array) -> Array:

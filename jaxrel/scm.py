@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.batching import batched
+from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
@@ -183,7 +183,7 @@ def _sample_edges(capacity: Capacity) -> Any:
         in_use = jnp.minimum(i * size, capacity.edges - size) + jnp.arange(size, dtype=jnp.int32) < count
         return {name: jnp.where(in_use.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype)) for name, x in edges.items()}
 
-    def all_in_use(*args: Any) -> dict[str, Array]:  # every leaf leads with B
+    def all_in_use(*args: Any, loop: Loop) -> dict[str, Array]:  # every leaf leads with B
         draw = jax.vmap(some, (None, *(0 for _ in args)))
         fresh = jax.eval_shape(draw, jnp.int32(0), *args)
         blank = {name: jnp.zeros((x.shape[0], capacity.edges, *x.shape[2:]), x.dtype) for name, x in fresh.items()}
@@ -192,9 +192,9 @@ def _sample_edges(capacity: Capacity) -> Any:
             put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=i * size, axis=1)
             return jax.tree.map(put, edges, draw(i, *args))
 
-        return jax.lax.fori_loop(0, -(-jnp.max(args[-1]) // size), step, blank)
+        return loop(0, -(-jnp.max(args[-1]) // size), -(-capacity.edges // size), step, blank)
 
-    return batched(all_in_use)
+    return batched(functools.partial(all_in_use, loop=quick_loop), functools.partial(all_in_use, loop=fixed_loop))
 
 
 def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:

@@ -187,12 +187,12 @@ def test_arguments_out_of_range(tmp_path: Path, tiny: Any, arguments: dict[str, 
 
 
 def test_one_program_serves_every_seed_and_prior(corpus: Path, tmp_path: Path, tiny: Any) -> None:
-    stages = (engine._schema, engine._links, engine._scm, engine._simulate)
+    stages = (engine._schema, engine._laws, engine._links, engine._scm, engine._simulate)
     before = [stage._cache_size() for stage in stages]
     scm = tiny.prior.scm
     other = dataclasses.replace(tiny.prior, scm=dataclasses.replace(scm, noise=dataclasses.replace(scm.noise, high=scm.noise.high * 0.5)))
     engine.generate((other, tiny.capacity), tmp_path, seed=123, databases=3)
-    assert before == [stage._cache_size() for stage in stages] == [1] * 4
+    assert before == [stage._cache_size() for stage in stages] == [1] * 5
 
 
 def test_programs_are_kept_loaded_and_mended(tmp_path: Path) -> None:

@@ -102,3 +102,35 @@ def test_a_thousand_databases_in_one_call(batch: Any) -> None:
 def test_a_thousand_databases_fit_in_four_gigabytes(batch: Any) -> None:
     _, memory = batch
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 4e9
+
+
+def test_gradients_are_those_of_finite_differences(tiny: Any) -> None:
+    preset, key = tiny.small or tiny, jax.random.key(3)
+    capacity = preset.capacity
+    db = jax.jit(lambda: jaxrel.sample_database(key, preset.prior, capacity))()
+    leaves = ("node_noise", "edge_scale", "edge_gain", "column_scale")
+
+    def score(times: dict[str, Array]) -> Array:
+        assert db.scm is not None
+        scm = dataclasses.replace(db.scm, **{name: getattr(db.scm, name) * times[name] for name in leaves})
+        return jnp.mean(jnp.tanh(0.2 * jaxrel.simulate(key, db.schema, db.links, scm, capacity).values))
+
+    ones, h = {name: jnp.float32(1) for name in leaves}, 1e-3
+    gradient, forward = jax.jit(jax.grad(score))(ones), jax.jit(score)
+    for name in leaves:
+        high, low = (float(forward({**ones, name: jnp.float32(1 + sign * h)})) for sign in (1, -1))
+        np.testing.assert_allclose(gradient[name], (high - low) / (2 * h), rtol=0.02, atol=1e-6)
+        assert abs(float(gradient[name])) > 1e-5
+
+
+@pytest.mark.slow
+def test_gradients_reach_the_prior_under_vmap(tiny: Any) -> None:
+    preset = tiny.small or tiny
+
+    def score(noise: Array, key: Array) -> Array:
+        law = dataclasses.replace(preset.prior.scm.noise, low=noise, high=noise)
+        prior = dataclasses.replace(preset.prior, scm=dataclasses.replace(preset.prior.scm, noise=law))
+        return jnp.mean(jnp.square(jnp.tanh(jaxrel.sample_database(key, prior, preset.capacity).values)))
+
+    slope = jax.jit(jax.vmap(jax.grad(score), (None, 0)))(jnp.float32(0.3), jax.random.split(jax.random.key(3), 4))
+    assert np.isfinite(slope).all() and len(set(np.asarray(slope).tolist())) == 4
