@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrel.batching import Loop, quick_loop
-from jaxrel.mechanisms import ACTIVATION_TABLE, WINNER, activate, first_weights, hidden_weights, out_weights, tree_weights, winner
+from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, tied_weights
 from jaxrel.random import log1p_exp
-from jaxrel.types import ALL_LANES, SCM, TILE, Capacity, Combine
+from jaxrel.types import ALL_LANES, CODE_LANE, SCM, TILE, Capacity, Combine, Form
 
 __all__ = ["Packed", "combine_edges", "edge_values", "pack_edges"]
 
-_INTEGERS = ("parent", "width", "hidden", "lane", "layers", "depth")
+_INTEGERS = ("parent", "width", "hidden", "lane", "layers", "form", "depth")
 _REALS = ("scale", "gain", "bias")
 _LOWEST = -1e30
 Packed = tuple[Array, Array]
@@ -68,39 +68,38 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     """
     W = lanes.shape[2] - 1
     edge = _unpack(row)
-    any_tree = jnp.any((edge["depth"] > 0) & present)
+    any_tied = jnp.any((edge["form"] != Form.DENSE) & present)
 
     def first(W: int) -> tuple[Array, Array]:
         draw = jax.vmap(functools.partial(first_weights, W=W, H=H))
         dense = draw(edge["key"], edge["width"], edge["density"], edge["gain"], edge["bias"])
 
-        def trees(dense: tuple[Array, Array]) -> tuple[Array, Array]:
-            tree = jax.vmap(functools.partial(tree_weights, W=W, H=H))(edge["key"], edge["width"], edge["depth"])
-            is_tree = edge["depth"] > 0
-            return jnp.where(is_tree[:, None, None], tree[0], dense[0]), jnp.where(is_tree[:, None], tree[1], dense[1])
+        def tied(dense: tuple[Array, Array]) -> tuple[Array, Array]:
+            tie = jax.vmap(functools.partial(tied_weights, W=W, H=H))
+            return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense)
 
-        return jax.lax.cond(any_tree, trees, lambda x: x, dense)
-
-    def of_all(_: None) -> tuple[Array, Array]:  # an edge that reads one lane has weights for a parent of one lane
-        weights, bias = first(W)
-        lane = edge["lane"]
-        one = jnp.where((jnp.arange(W, dtype=jnp.int32)[None, :] == lane[:, None])[:, None, :], weights[:, :, :1], 0.0)
-        weights = jnp.where((lane == ALL_LANES)[:, None, None], weights, one)
-        return jnp.einsum("bhw,bwr->bhr", weights, _of(lanes, edge["parent"])), bias
+        return jax.lax.cond(any_tied, tied, lambda x: x, dense)
 
     def of_one(_: None) -> tuple[Array, Array]:  # every edge of the batch reads one lane: no matrix product
         weights, bias = first(1)
-        x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], jnp.maximum(edge["lane"], 0))
+        lane = jnp.where(edge["lane"] == CODE_LANE, W, jnp.maximum(edge["lane"], 0))
+        x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], lane)
         return weights * x[:, None, :], bias
+
+    def of_all(_: None) -> tuple[Array, Array]:
+        weights, bias = first(W)
+        z = jnp.einsum("bhw,bwr->bhr", weights, _of(lanes, edge["parent"]))
+        if z.shape[0] == 1:
+            return z, bias
+        one, its_bias = of_one(None)
+        reads_all = edge["lane"] == ALL_LANES
+        return jnp.where(reads_all[:, None, None], z, one), jnp.where(reads_all[:, None], bias, its_bias)
 
     z, bias = jax.lax.cond(jnp.any((edge["lane"] == ALL_LANES) & present), of_all, of_one, None)
     code = edge["activation"][:, 0]
     h = activate(z, bias, code, present)
-
-    def with_winners(h: Array) -> Array:
-        return h + jnp.asarray(ACTIVATION_TABLE)[code, WINNER][:, None, None] * winner(z + bias[:, :, None], edge["depth"])
-
-    h = jax.lax.cond(any_tree, with_winners, lambda h: h, h)
+    any_group = jnp.any((edge["depth"] > 0) & present)
+    h = jax.lax.cond(any_group, lambda h: h + compete(z + bias[:, :, None], edge["depth"], code), lambda h: h, h)
 
     def deeper(layer: Array, h: Array) -> Array:
         A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(
@@ -113,7 +112,7 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
 
     if L > 1:
         h = loop(1, jnp.max(jnp.where(present, edge["layers"], 1)), L, deeper, h)
-    out = jax.vmap(functools.partial(out_weights, W=W, H=H))(edge["key"], edge["hidden"], edge["density"], edge["depth"])
+    out = jax.vmap(functools.partial(out_weights, W=W, H=H))(edge["key"], edge["hidden"], edge["density"], edge["form"])
     return jnp.einsum("bwh,bhr->bwr", out, h)
 
 

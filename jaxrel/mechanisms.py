@@ -3,11 +3,15 @@
 An edge maps a parent's lanes to ``W`` lanes: ``A_out φ_L(A_L … φ_1(A_0 x + b_0) …)``. A family draws the parameters of this form for all
 edges at once; the kernel knows none of them. To add one: write its sampler here and register its name. An activation is a row of
 coefficients over shared basis functions, so that none costs more than another and none is a branch.
+
+Weights are independent (`Form.DENSE`) or tied in groups of units: that, and the units of a group competing, makes trees, prototypes,
+products and lookups of the same two matrices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +19,26 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
-from jaxrel.random import chance, exp, normals, pair, row_bits, row_pair, sine, uniform
+from jaxrel.random import chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS, FAMILIES
-from jaxrel.types import Capacity
+from jaxrel.types import Capacity, Form
 
 __all__ = [
     "ACTIVATION_TABLE",
     "SAMPLERS",
-    "WINNER",
     "activate",
+    "compete",
     "first_weights",
     "hidden_weights",
     "out_weights",
     "sample_edges",
-    "tree_weights",
-    "winner",
+    "tied_weights",
 ]
 
-# Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e)
-_BASIS = ("one", "x", "a", "xx", "s", "e", "se", "sq", "aq", "sin", "ee", "eqq", "clip", "winner")
-WINNER = 2 + _BASIS.index("winner")  # column of the table
-_TREE_FEATURES = 6  # deepest tree
+# Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e), l = log(1 + a)
+_BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "sq", "aq", "sin", "l", "sl", "ee", "eqq", "clip", "winner", "share")
+WINNER, SHARE = (2 + _BASIS.index(name) for name in ("winner", "share"))  # columns of the table
+DEEPEST = 6  # groups of at most 2^DEEPEST units
 _LOG2 = float(np.log(2.0))
 
 
@@ -68,23 +71,33 @@ ACTIVATION_TABLE = np.stack(
             "laplace_bump": _row(e=1),
             "hard_sigmoid": _row(scale=0.5, one=0.5, clip=0.5),
             "hard_tanh": _row(clip=1),
+            "log_sigmoid": _row(x=0.5, a=-0.5, e=-0.97, ee=0.97 - _LOG2),
+            "relu6": _row(scale=1 / 3, shift=-1.0, one=3.0, clip=3.0),
+            "tanh_shrink": _row(scale=2, x=0.5, sq=-2),
+            "snake": _row(scale=2, shift=np.pi / 2, one=0.5 - np.pi / 4, x=0.5, sin=-0.5),  # Ziyin et al. 2020: x + sin² x
+            "signed_square": _row(ax=1),
+            "relu_squared": _row(xx=0.5, ax=0.5),
+            "log_abs": _row(l=1),
+            "signed_log": _row(sl=1),
+            "sine_ramp": _row(x=1, sin=1),
             "winner": _row(winner=1),
+            "share": _row(share=1),
         }[name]
         for name in ACTIVATIONS
     ]
 )
 
 
-# what an activation needs beside polynomials, |x|, sign and clip
+# what an activation needs beside polynomials, |x|, sign and clip: exponentials, or sines and logarithms
 _EXPONENTIAL = ("e", "se", "sq", "aq", "ee", "eqq")
 NEEDS_EXPONENTIAL = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name in _EXPONENTIAL]] != 0, axis=1)
-NEEDS_SINE = ACTIVATION_TABLE[:, 2 + _BASIS.index("sin")] != 0
+NEEDS_SINE = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name in ("sin", "l", "sl")]] != 0, axis=1)
 
 
 def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
-    """Apply an activation to every unit (all but its share of `winner`, which looks at several).
+    """Apply an activation to every unit (all but what looks at several units: `compete`).
 
-    The polynomial part is always computed, the exponential and the sine parts where any edge of the batch needs them.
+    The polynomial part is always computed; the exponential part, and sines and logarithms, where any edge of the batch needs them.
 
     Args:
         x: f32[B, H, rows], pre-activations but for the bias.
@@ -101,13 +114,14 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
         def apply(x: Array) -> Array:
             x = jnp.clip(rows[:, 0, None, None] * x + (rows[:, 0, None] * bias + rows[:, 1, None])[:, :, None], -50.0, 50.0)
             a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
-            basis = {"x": x, "a": a, "xx": x * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
+            basis = {"x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
             if exponential:
                 e = exp(-a)
                 q = 1.0 / (1.0 + e)
                 basis |= {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
             if periodic:
-                basis["sin"] = sine(x)
+                rise = log(1.0 + a)
+                basis |= {"sin": sine(x), "l": rise, "sl": s * rise}
             out = rows[:, 2, None, None] * jnp.ones_like(x)
             for name, value in basis.items():
                 out = out + rows[:, 2 + _BASIS.index(name), None, None] * value
@@ -120,20 +134,43 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     return jax.lax.switch(exponential + 2 * periodic, [part(e, p) for p in (False, True) for e in (False, True)], x)
 
 
-def winner(x: Array, depth: Array) -> Array:
-    """1 for the largest unit of each aligned group of 2^depth, else 0: f32[..., H, rows]; depth i32[...]; zeros where depth is 0.
+def compete(x: Array, depth: Array, code: Array) -> Array:
+    """What units say that look at their group, each aligned group of 2^depth units by itself.
 
-    Linear scores whose winner is a leaf make a group an oblivious decision tree of that depth.
+    Hard: 1 for the largest, else 0 (linear scores whose winner is a leaf make a group an oblivious decision tree, squared distances a
+    nearest prototype). Soft: the softmax of the group (responsibilities of a mixture of spherical Gaussians).
+
+    Args:
+        x: f32[B, H, rows], scores.
+        depth: i32[B]; zeros come back where it is 0.
+        code: i32[B], rows of `ACTIVATION_TABLE`, of which the columns WINNER and SHARE count.
+
+    Returns:
+        f32[B, H, rows].
     """
-    *lead, units, rows = x.shape
-    best, out = x, jnp.full_like(x, jnp.inf)
-    for level in range(_TREE_FEATURES):
-        if units % (2 << level):
-            break
-        paired = best.reshape(*lead, units >> (level + 1), 2, 1 << level, rows)
-        best = jnp.broadcast_to(jnp.max(paired, axis=-3, keepdims=True), paired.shape).reshape(x.shape)
-        out = jnp.where((depth == level + 1)[..., None, None], best, out)
-    return (x >= out).astype(jnp.float32)
+    batch, units, rows = x.shape
+
+    def over_group(x: Array, fold: Callable[..., Array], empty: float) -> Array:
+        best, out = x, jnp.full_like(x, empty)
+        for level in range(DEEPEST):
+            if units % (2 << level):
+                break
+            paired = best.reshape(batch, units >> (level + 1), 2, 1 << level, rows)
+            best = jnp.broadcast_to(fold(paired, axis=2, keepdims=True), paired.shape).reshape(x.shape)
+            out = jnp.where((depth == level + 1)[:, None, None], best, out)
+        return out
+
+    weights = jnp.asarray(ACTIVATION_TABLE)[code]
+    highest = over_group(x, jnp.max, jnp.inf)
+    hard = weights[:, WINNER, None, None] * (x >= highest).astype(jnp.float32)
+    grouped = depth > 0
+
+    def softly(hard: Array) -> Array:
+        raised = exp(jnp.clip(x - jnp.where(grouped[:, None, None], highest, x), -80.0, 0.0))
+        share = raised / jnp.maximum(over_group(raised, jnp.sum, 1.0), 1e-9)
+        return hard + weights[:, SHARE, None, None] * jnp.where(grouped[:, None, None], share, 0.0)
+
+    return jax.lax.cond(jnp.any((weights[:, SHARE] != 0) & grouped), softly, lambda x: x, hard)
 
 
 def _bell(word: Array) -> Array:
@@ -164,29 +201,51 @@ def first_weights(key: Array, width: Array, density: Array, gain: Array, bias: A
     return gain * weight * jax.lax.rsqrt(width.astype(jnp.float32)), bias * _bell(row_bits(key, unit, 1024))
 
 
-def tree_weights(key: Array, width: Array, depth: Array, W: int, H: int) -> tuple[Array, Array]:
-    """First layer of an edge that is a sum of oblivious trees, f32[H, W] and f32[H].
+def tied_weights(
+    key: Array, form: Array, width: Array, depth: Array, gain: Array, dense: Array, bias: Array, W: int, H: int
+) -> tuple[Array, Array]:
+    """First layer of an edge whose units are tied in groups of 2^depth, f32[H, W] and f32[H]; a dense one as it is given.
 
-    Unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features f and thresholds t belong to the group of 2^depth units.
+    A tree: unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features f and thresholds t belong to the group. Cells:
+    gain · (c_i · x - ½ |c_i|²), highest for the nearest prototype c_i. Pairs: units 2i and 2i + 1 take u + v and u - v, so that the
+    difference of their squares is four times the product of two projections. A lookup: 2 i x - i², highest for the i nearest to a code x.
     """
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    j = jnp.arange(_TREE_FEATURES, dtype=jnp.int32)
+    j = jnp.arange(DEEPEST, dtype=jnp.int32)
     to_feature, to_threshold = row_pair(key, (unit >> depth)[:, None], 4096 + j[None, :])
     sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32)
     sign = jnp.where(j[None, :] < depth, sign, 0.0)
     feature = ((to_feature >> 16).astype(jnp.int32) * width) >> 16
     tree = jnp.sum(jnp.where(feature[:, :, None] == lane[None, None, :], sign[:, :, None], 0.0), axis=1)
-    return tree, -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
+    tree_bias = -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
+
+    centre = jnp.where((lane < width)[None, :], _bell(row_bits(key, unit[:, None], 6144 + lane[None, :])), 0.0)
+    partner = dense.reshape(H // 2, 2, W)[:, ::-1].reshape(H, W) if H % 2 == 0 else dense
+    even = (unit % 2 == 0)[:, None]
+    pairs = jnp.where(even, dense + partner, partner - dense)
+    leaf = (unit & ((1 << depth) - 1)).astype(jnp.float32)
+
+    out, shift = dense, bias
+    for code, weights, offset in (
+        (Form.TREE, tree, tree_bias),
+        (Form.CELLS, gain * centre, -0.5 * gain * jnp.sum(jnp.square(centre), axis=1)),
+        (Form.PAIRS, pairs, jnp.zeros_like(bias)),
+        (Form.LOOKUP, jnp.where(lane[None, :] == 0, 2.0 * leaf[:, None], 0.0), -jnp.square(leaf)),
+    ):
+        out, shift = jnp.where(form == code, weights, out), jnp.where(form == code, offset, shift)
+    return out, shift
 
 
-def out_weights(key: Array, hidden: Array, density: Array, depth: Array, W: int, H: int) -> Array:
-    """Last layer of one edge, f32[W, H]: units in use, averaged; of a tree (depth > 0) the leaves' values, summed."""
+def out_weights(key: Array, hidden: Array, density: Array, form: Array, W: int, H: int) -> Array:
+    """Last layer of one edge, f32[W, H]: units in use, averaged; of groups that compete the units' values, summed; of pairs ±."""
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    word, second = row_pair(key, unit[None, :], 1025 + lane[:, None])
-    is_tree = depth > 0
-    kept = (is_tree | chance(second, density)) & (unit < hidden)[None, :]
-    scale = jnp.where(is_tree, 1.0, jax.lax.rsqrt(hidden.astype(jnp.float32)))
-    return jnp.where(kept, _bell(word), 0.0) * scale
+    is_pairs, is_dense = form == Form.PAIRS, form == Form.DENSE
+    of = jnp.where(is_pairs, unit >> 1, unit)
+    word, second = row_pair(key, of[None, :], 1025 + lane[:, None])
+    kept = (~is_dense | chance(second, density)) & (unit < hidden)[None, :]
+    scale = jnp.where(is_dense, jax.lax.rsqrt(hidden.astype(jnp.float32)), 1.0)
+    scale = jnp.where(is_pairs, (0.25 - 0.5 * (unit % 2).astype(jnp.float32)) * jax.lax.rsqrt(hidden.astype(jnp.float32)), scale)
+    return jnp.where(kept, _bell(word), 0.0) * jnp.broadcast_to(scale, (H,))[None, :]
 
 
 def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain: Array, bias: Array, H: int) -> tuple[Array, Array]:
@@ -203,56 +262,94 @@ def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain
 
 
 class _Form(dict[str, Array]):
-    """Parameters of the universal form: hidden, layers, depth, gain, bias (arrays over edges) and activation [..., L]."""
+    """Parameters of the universal form: form, hidden, layers, depth, gain, bias (arrays over edges) and activation [..., L]."""
 
 
-def _linear(form: _Form, key: Array, prior: SCMPrior) -> _Form:
-    """y = A x."""
-    units = jnp.minimum(prior.width.high, prior.hidden.high)
-    return _Form(_shallow(form, "identity"), hidden=jnp.broadcast_to(units, form["hidden"].shape))
+Sampler = Callable[[_Form, SCMPrior], _Form]
 
 
-def _mlp(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+def _linear(drawn: _Form, prior: SCMPrior) -> _Form:
+    """y = v (w · x): one projection of the parent."""
+    return _shallow(drawn, "identity", hidden=1)
+
+
+def _matrix(drawn: _Form, prior: SCMPrior) -> _Form:
+    """y = A x, of full rank where there are units enough."""
+    return _shallow(drawn, "identity", hidden=jnp.minimum(prior.width.high, prior.hidden.high))
+
+
+def _mlp(drawn: _Form, prior: SCMPrior) -> _Form:
     """Dense layers with an activation drawn for each."""
-    return form
+    return drawn
 
 
-def _tree(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+def _tree(drawn: _Form, prior: SCMPrior) -> _Form:
     """A sum of oblivious decision trees of one depth: groups of 2^depth linear units of which the winner speaks."""
-    depth = form["depth"]
-    trees = jnp.maximum(form["hidden"] >> depth, 1)
-    return _Form(_shallow(form, "winner"), hidden=trees << depth)
+    depth = drawn["depth"]
+    return _shallow(drawn, "winner", form=Form.TREE, depth=depth, hidden=jnp.maximum(drawn["hidden"] >> depth, 1) << depth)
 
 
-def _fourier(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+def _fourier(drawn: _Form, prior: SCMPrior) -> _Form:
     """Random Fourier features (Rahimi and Recht 2007): sines of random projections, phases over a whole turn."""
-    units = jnp.broadcast_to(prior.hidden.high, form["hidden"].shape)
-    phase = jnp.full_like(form["bias"], 2.0)
-    return _Form(_shallow(form, "sine"), hidden=units, gain=2.0 * form["gain"], bias=phase)
+    return _shallow(drawn, "sine", hidden=prior.hidden.high, gain=2.0 * drawn["gain"], bias=2.0)
 
 
-def _quadratic(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+def _quadratic(drawn: _Form, prior: SCMPrior) -> _Form:
     """Squares of random projections, hence all products of two lanes."""
-    return _shallow(form, "square")
+    return _shallow(drawn, "square")
 
 
-def _threshold(form: _Form, key: Array, prior: SCMPrior) -> _Form:
+def _threshold(drawn: _Form, prior: SCMPrior) -> _Form:
     """Hard steps of random projections."""
-    return _shallow(form, "step")
+    return _shallow(drawn, "step")
 
 
-def _shallow(form: _Form, name: str) -> _Form:
-    """One hidden layer with one activation."""
-    return _Form(form, layers=jnp.ones_like(form["layers"]), activation=jnp.full_like(form["activation"], ACTIVATIONS.index(name)))
+def _product(drawn: _Form, prior: SCMPrior) -> _Form:
+    """Products of two random projections each, summed: (u · x)(v · x) as a difference of squares."""
+    return _shallow(drawn, "square", form=Form.PAIRS, hidden=(drawn["hidden"] + 1) & ~1)
 
 
-SAMPLERS: dict[str, Callable[[_Form, Array, SCMPrior], _Form]] = {
+def _discretize(drawn: _Form, prior: SCMPrior) -> _Form:
+    """The value of the nearest of 2^depth random prototypes."""
+    return _shallow(drawn, "winner", form=Form.CELLS, depth=drawn["depth"], hidden=1 << drawn["depth"])
+
+
+def _soft_assignment(drawn: _Form, prior: SCMPrior) -> _Form:
+    """Values of 2^depth random prototypes, weighted by their responsibilities (the E step of a Gaussian mixture)."""
+    return _shallow(drawn, "share", form=Form.CELLS, depth=drawn["depth"], hidden=1 << drawn["depth"])
+
+
+def _gaussian_process(drawn: _Form, prior: SCMPrior) -> _Form:
+    """A draw of a Gaussian process with a squared exponential kernel of length scale 1 / gain, by as many Fourier features as fit."""
+    return _shallow(drawn, "sine", hidden=prior.hidden.high, gain=0.7 * drawn["gain"], bias=2.0)
+
+
+def _lookup(drawn: _Form, prior: SCMPrior) -> _Form:
+    """A value of its own for each category of the parent; of a real parent, the nearest prototype's."""
+    depth = 31 - jax.lax.clz(jnp.maximum(jnp.minimum(prior.hidden.high, 1 << DEEPEST), 2))
+    depth = jnp.maximum(depth, prior.depth.high)
+    return _shallow(drawn, "winner", form=Form.LOOKUP, depth=depth, hidden=1 << depth)
+
+
+def _shallow(drawn: _Form, name: str, **changes: Any) -> _Form:
+    """One hidden layer with one activation, and what else a family fixes."""
+    changes |= {"layers": 1, "activation": ACTIVATIONS.index(name)}
+    return _Form(drawn | {k: jnp.broadcast_to(jnp.asarray(v, drawn[k].dtype), drawn[k].shape) for k, v in changes.items()})
+
+
+SAMPLERS: dict[str, Sampler] = {
     "linear": _linear,
     "mlp": _mlp,
     "tree": _tree,
     "fourier": _fourier,
     "quadratic": _quadratic,
     "threshold": _threshold,
+    "matrix": _matrix,
+    "product": _product,
+    "discretize": _discretize,
+    "soft_assignment": _soft_assignment,
+    "gaussian_process": _gaussian_process,
+    "lookup": _lookup,
 }
 assert tuple(SAMPLERS) == FAMILIES
 
@@ -291,13 +388,14 @@ def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, A
         hidden=sizes["hidden"],
         layers=sizes["layers"],
         depth=sizes["depth"],
+        form=jnp.full_like(family, Form.DENSE),
         gain=draw_real(key, "gain", prior.gain),
         bias=draw_real(key, "bias", prior.bias),
         activation=draw_choice(key[..., None, :], "activation", prior.activations, layer),
     )
     chosen = drawn
     for code, sampler in enumerate(SAMPLERS.values()):
-        form = sampler(drawn, key, prior)
+        form = sampler(drawn, prior)
         is_it = family == code
         chosen = _Form({name: jnp.where(is_it[..., None] if x.ndim > is_it.ndim else is_it, form[name], x) for name, x in chosen.items()})
     fits = (chosen["hidden"] <= capacity.hidden) & (chosen["layers"] <= capacity.layers)
@@ -309,7 +407,8 @@ def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, A
         "edge_density": draw_share(key, "density", prior.density),
         "edge_hidden": jnp.clip(chosen["hidden"], 1, capacity.hidden),
         "edge_layers": jnp.clip(chosen["layers"], 1, capacity.layers),
-        "edge_depth": jnp.where(family == FAMILIES.index("tree"), chosen["depth"], 0),
+        "edge_form": chosen["form"],
+        "edge_depth": jnp.where((chosen["form"] == Form.DENSE) | (chosen["form"] == Form.PAIRS), 0, chosen["depth"]),
         "edge_activation": chosen["activation"],
         "fits": fits,
     }

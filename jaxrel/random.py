@@ -220,11 +220,11 @@ def log(x: Array) -> Array:
 
 @jax.custom_jvp
 def exp(x: Array) -> Array:
-    """e to the power of f32[...] in -87…88, within 3·10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU, which guards the whole range."""
+    """e to the power of f32[...] in -87…88, within (1 + |x| / 10) 10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU."""
     y = x * jnp.float32(1.4426950)
     whole = jnp.floor(y)
     f = y - whole
-    power = 1.0 + f * (0.6931472 + f * (0.24022651 + f * (0.05550411 + f * (0.009618129 + f * 0.0013333558))))
+    power = 1.0 + f * (0.69315296 + f * (0.24014775 + f * (0.055853054 + f * (0.0089506749 + f * 0.001895583))))  # 1 at 0, 2 at 1
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23), jnp.float32)
 
 
@@ -233,7 +233,7 @@ exp.defjvps(lambda t, out, x: t * out)
 
 
 def log1p_exp(x: Array) -> Array:
-    """log(1 + e^x) for f32[...], -80 ≤ x ≤ 0, within 3·10⁻⁷ absolute: a polynomial in e^x, without a division."""
+    """log(1 + e^x) for f32[...], -80 ≤ x ≤ 0, within 10⁻⁶: a polynomial in e^x, without a division."""
     e = exp(x)
     series = -0.2250069 + e * (0.1333512 + e * (-0.0541751 + e * 0.0104859))
     return e * (0.9999785 + e * (-0.4994233 + e * (0.3279372 + e * series)))

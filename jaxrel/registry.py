@@ -12,7 +12,20 @@ KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORI
 POPULARITIES = tuple(p.name.lower() for p in Popularity)
 COMBINES = tuple(c.name.lower() for c in Combine)
 EXOGENOUS = ("series", "normal", "uniform", "beta", "mixture")
-FAMILIES = ("linear", "mlp", "tree", "fourier", "quadratic", "threshold")
+FAMILIES = (
+    "linear",
+    "mlp",
+    "tree",
+    "fourier",
+    "quadratic",
+    "threshold",
+    "matrix",
+    "product",
+    "discretize",
+    "soft_assignment",
+    "gaussian_process",
+    "lookup",
+)
 SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
 ACTIVATIONS = (
     "identity",
@@ -35,5 +48,15 @@ ACTIVATIONS = (
     "laplace_bump",
     "hard_sigmoid",
     "hard_tanh",
+    "log_sigmoid",
+    "relu6",
+    "tanh_shrink",
+    "snake",
+    "signed_square",
+    "relu_squared",
+    "log_abs",
+    "signed_log",
+    "sine_ramp",
     "winner",
+    "share",
 )

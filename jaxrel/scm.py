@@ -22,7 +22,7 @@ from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, running_sum, uniform
-from jaxrel.types import ALL_LANES, EXPORTS, NO_TABLE, SCM, Capacity, Kind, NodeKind, Schema
+from jaxrel.types import ALL_LANES, CODE_LANE, EXPORTS, NO_TABLE, SCM, Capacity, Form, Kind, NodeKind, Schema
 
 __all__ = ["sample_scm"]
 
@@ -168,7 +168,14 @@ def _sample_edges(capacity: Capacity) -> Any:
     size = min(_EDGES_AT_ONCE, capacity.edges)
 
     def some(
-        i: Array, stream: Array, law: SCMPrior, kind: Array, width: Array, ends: tuple[Array, Array, Array], count: Array
+        i: Array,
+        stream: Array,
+        law: SCMPrior,
+        kind: Array,
+        width: Array,
+        classes: Array,
+        ends: tuple[Array, Array, Array],
+        count: Array,
     ) -> dict[str, Array]:
         table, child, parent = (jax.lax.dynamic_slice_in_dim(x, i * size, size) for x in ends)
         key = named_key(stream[table], child, parent)
@@ -177,7 +184,11 @@ def _sample_edges(capacity: Capacity) -> Any:
         one_lane = draw_flag(key, "single lane", law.single_lane)
         lanes = jnp.maximum(width[table, parent], 1)
         lane = jnp.where(one_lane, below(bits(key, 0, "source lane"), lanes), ALL_LANES)
-        edges |= {"edge_key": key, "edge_lane": lane, "edge_width": jnp.where(one_lane, 1, lanes)}
+        looks_up = edges["edge_form"] == Form.LOOKUP
+        by_code = looks_up & (classes[table, parent] > 0)
+        edges["edge_form"] = jnp.where(looks_up & ~by_code, Form.CELLS, edges["edge_form"])  # a real parent has no code
+        lane = jnp.where(by_code, CODE_LANE, lane)
+        edges |= {"edge_key": key, "edge_lane": lane, "edge_width": jnp.where(lane == ALL_LANES, lanes, 1)}
         edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
         edges["misfit"] = ~edges.pop("fits")
         in_use = jnp.minimum(i * size, capacity.edges - size) + jnp.arange(size, dtype=jnp.int32) < count
@@ -250,7 +261,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
 
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
     stream = named_key(table_key, "edge")
-    edges = _sample_edges(capacity)(stream, law, graph.kind, width, (edge_table, child, parent_node), start[-1, -1])
+    edges = _sample_edges(capacity)(stream, law, graph.kind, width, classes, (edge_table, child, parent_node), start[-1, -1])
     fits = jnp.all(graph.fits) & edges_fit & ~jnp.any(edges.pop("misfit"))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
 

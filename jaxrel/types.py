@@ -16,6 +16,7 @@ from jaxrel import struct
 
 __all__ = [
     "ALL_LANES",
+    "CODE_LANE",
     "CLUSTERS",
     "EXPORTS",
     "KNOTS",
@@ -28,6 +29,7 @@ __all__ = [
     "Capacity",
     "Combine",
     "Database",
+    "Form",
     "Kind",
     "LinkLaw",
     "Links",
@@ -40,6 +42,7 @@ __all__ = [
 
 NO_TABLE = -1  # no parent table: an unused foreign-key slot
 ALL_LANES = -1  # an edge reads its parent's whole latent vector
+CODE_LANE = -2  # an edge reads the code of its categorical parent
 NO_ROW = -1  # no parent row: a null foreign key, or padding
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
 LEVELS = 5  # most levels of a hierarchical stochastic block model
@@ -84,6 +87,16 @@ class NodeKind(enum.IntEnum):
     GATHER = 1  # a parent row's exported node, through a foreign key
     MECHANISM = 2
     AGGREGATE = 3  # over the children; not sampled yet
+
+
+class Form(enum.IntEnum):
+    """How the first layer's weights of an edge are tied."""
+
+    DENSE = 0
+    TREE = 1  # groups of 2^depth units: an oblivious decision tree each
+    CELLS = 2  # groups of 2^depth prototypes
+    PAIRS = 3  # two units make a product of two projections
+    LOOKUP = 4  # one unit for each code of a categorical parent
 
 
 class Combine(enum.IntEnum):
@@ -226,10 +239,11 @@ class SCM:
     edge_bias: Array  # f32[E], scale of its biases
     edge_density: Array  # u32[E], share of the weights that are kept, in 2^-24
     edge_hidden: Array  # i32[E], hidden units in use
-    edge_lane: Array  # i32[E], the one lane of the parent that is read, or ALL_LANES
+    edge_lane: Array  # i32[E], the one lane of the parent that is read, or ALL_LANES, or CODE_LANE
     edge_width: Array  # i32[E], lanes of the parent that are read
     edge_layers: Array  # i32[E], hidden layers in use; 0: the parent's lanes as they are, times the scale
-    edge_depth: Array  # i32[E], depth of an oblivious tree, 0 for others
+    edge_form: Array  # i32[E], Form
+    edge_depth: Array  # i32[E], units compete in groups of 2^depth; 0: they do not
     edge_activation: Array  # i32[E, L], row of the activation table
     column_node: Array  # i32[T, C]
     column_lane: Array  # i32[T, C]

@@ -16,11 +16,11 @@ from scipy import special, stats
 from jaxrel import presets
 from jaxrel.edges import edge_values, pack_edges
 from jaxrel.exogenous import exogenous_rows, sample_exogenous
-from jaxrel.mechanisms import activate, first_weights, hidden_weights, out_weights, sample_edges, tree_weights, winner
+from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, sample_edges, tied_weights
 from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
 from jaxrel.registry import ACTIVATIONS, EXOGENOUS, FAMILIES
-from jaxrel.types import ALL_LANES, KNOTS, TILE
+from jaxrel.types import ALL_LANES, CODE_LANE, KNOTS, TILE, Form
 
 SMALL = presets.load("default").small
 assert SMALL is not None
@@ -55,12 +55,21 @@ EXACT = {
     "laplace_bump": lambda x: np.exp(-np.abs(x)),
     "hard_sigmoid": lambda x: np.clip(x / 4 + 0.5, 0, 1),
     "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "log_sigmoid": lambda x: -np.logaddexp(0, -x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "tanh_shrink": lambda x: x - np.tanh(x),
+    "snake": lambda x: x + np.sin(x) ** 2,
+    "signed_square": lambda x: x * np.abs(x),
+    "relu_squared": lambda x: np.maximum(x, 0) ** 2,
+    "log_abs": lambda x: np.log1p(np.abs(x)),
+    "signed_log": lambda x: np.sign(x) * np.log1p(np.abs(x)),
+    "sine_ramp": lambda x: x + np.sin(x),
 }
 _activate = jax.jit(activate)
 
 
 def test_every_activation_is_known_here() -> None:
-    assert set(ACTIVATIONS) == {*EXACT, "winner"} and len(EXACT) >= 15
+    assert set(ACTIVATIONS) == {*EXACT, "winner", "share"} and len(ACTIVATIONS) >= 30
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -81,12 +90,18 @@ def test_activations_side_by_side_are_those_alone() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_the_winner_of_each_group_speaks_alone(depth: int) -> None:
+def test_units_of_a_group_compete(depth: int) -> None:
     x = jax.random.normal(jax.random.key(depth), (3, 16, 50))
-    spoken = np.asarray(jax.jit(winner)(x, jnp.asarray([depth, depth, 0], jnp.int32)))
-    groups = spoken.reshape(3, 16 >> depth, 1 << depth, 50)
-    assert (groups[:2].sum(2) == 1).all() and not spoken[2].any()
-    np.testing.assert_array_equal(groups[:2].argmax(2), np.asarray(x).reshape(groups.shape)[:2].argmax(2))
+    groups = np.asarray(x, np.float64).reshape(3, 16 >> depth, 1 << depth, 50)
+    depths = jnp.asarray([depth, depth, 0], jnp.int32)
+    spoken = {
+        name: np.asarray(jax.jit(compete)(x, depths, jnp.full(3, ACTIVATIONS.index(name), jnp.int32))).reshape(groups.shape)
+        for name in ("winner", "share", "tanh")
+    }
+    assert not any(y[2].any() for y in spoken.values()) and not spoken["tanh"].any()
+    assert (spoken["winner"][:2].sum(2) == 1).all()
+    np.testing.assert_array_equal(spoken["winner"][:2].argmax(2), groups[:2].argmax(2))
+    np.testing.assert_allclose(spoken["share"][:2], special.softmax(groups[:2], axis=2), atol=1e-5)
 
 
 # ---------------------------------------------------------------- families
@@ -103,9 +118,12 @@ _sample = jax.jit(lambda prior: sample_edges(KEYS, prior, SMALL.capacity))
 
 @jax.jit
 def _apply(edge: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    ends = {"edge_parent": jnp.zeros(B, jnp.int32), "edge_lane": jnp.full(B, ALL_LANES, jnp.int32), "edge_width": jnp.full(B, W, jnp.int32)}
+    by_code = edge["edge_form"] == Form.LOOKUP  # lane W holds codes
+    lane, width = jnp.where(by_code, CODE_LANE, ALL_LANES), jnp.where(by_code, 1, W)
+    ends = {"edge_parent": jnp.zeros(B, jnp.int32), "edge_lane": lane, "edge_width": width}
     row = pack_edges(types.SimpleNamespace(**edge, **ends, edge_key=KEYS))
-    return edge_values(row, jnp.pad(x, ((0, 0), (0, 1), (0, 0)))[:, None], jnp.ones(B, bool), H, L)
+    codes = jnp.broadcast_to(jnp.arange(TILE, dtype=jnp.float32) // (TILE // 8), (B, 1, TILE))
+    return edge_values(row, jnp.concatenate([x, codes], axis=1)[:, None], jnp.ones(B, bool), H, L)
 
 
 @functools.cache
@@ -131,9 +149,62 @@ def test_every_family_gives_finite_values_that_differ(family: str) -> None:
     assert len(np.unique(y.reshape(B, -1).round(5), axis=0)) > 0.9 * B
 
 
-def test_linear_edges_are_linear() -> None:
-    _, y = along_a_ray("linear", 3.0)
+@pytest.mark.parametrize("family", ["linear", "matrix"])
+def test_linear_edges_are_linear(family: str) -> None:
+    _, y = along_a_ray(family, 3.0)
     assert np.abs(np.diff(y, 2)).max() < 1e-5 * np.abs(y).max()
+
+
+def rank(family: str) -> np.ndarray:
+    """i64[B]: dimensions that the values of B edges span over a cloud of points."""
+    cloud = jax.random.normal(jax.random.key(5), (B, W, TILE))
+    return np.linalg.matrix_rank(np.asarray(_apply(_sample(only(family)), cloud), np.float64), tol=1e-3)
+
+
+def test_a_matrix_has_the_rank_that_a_linear_edge_lacks() -> None:
+    assert rank("linear").max() == 1 and np.median(rank("matrix")) > 1
+
+
+def test_products_vanish_with_either_factor() -> None:
+    """Along a ray a product is a parabola through 0; and with one pair, its rank over all points is that of one product."""
+    _, y = along_a_ray("product", 3.0)
+    second = y[..., 400:600] - 2 * y[..., 200:400] + y[..., :200]
+    assert (np.ptp(second, axis=-1) <= 1e-3 * np.abs(y).max(-1) + 1e-6).all() and np.abs(y[..., TILE // 2 - 1 : TILE // 2 + 1]).max() < 1e-3
+    edge = _sample(dataclasses.replace(only("product"), hidden=Range(low=jnp.int32(2), high=jnp.int32(2), power=jnp.float32(0))))
+    cloud = jax.random.normal(jax.random.key(5), (B, W, TILE))
+    one = np.asarray(_apply(edge, cloud), np.float64)
+    assert (np.asarray(edge["edge_hidden"]) == 2).all() and np.linalg.matrix_rank(one, tol=1e-3).max() == 1
+    # (u · x)(v · x) takes both signs, as no sum of squares does
+    lane = one[np.arange(B), np.abs(one).max(2).argmax(1)]
+    assert ((lane.min(1) < 0) & (lane.max(1) > 0)).mean() > 0.8
+
+
+def test_discretized_edges_take_one_value_a_cell_and_soft_ones_pass_between() -> None:
+    edge, hard = along_a_ray("discretize", 3.0)
+    assert (levels(hard) <= (1 << edge["edge_depth"])[:, None]).all() and levels(hard).max() > 2  # a line meets a cell once
+    edge, soft = along_a_ray("soft_assignment", 3.0)
+    assert levels(soft).max() > 100
+    size = np.abs(soft).max(-1, keepdims=True)
+    assert (np.abs(np.diff(soft)) < 0.2 * size + 1e-6).all()
+
+
+def test_a_gaussian_process_is_smooth_at_its_length_scale() -> None:
+    """The mean squared slope of a draw of length scale 1 / g is g² times its variance."""
+    one = dataclasses.replace(only("gaussian_process"), gain=Range(low=jnp.float32(2), high=jnp.float32(2), power=jnp.float32(0)))
+    direction = jnp.zeros((B, W, 1)).at[:, 0].set(1.0)
+    reach = 40.0
+    edge = _sample(dataclasses.replace(one, density=Range(low=jnp.float32(1), high=jnp.float32(1), power=jnp.float32(0))))
+    y = np.asarray(_apply(edge, direction * jnp.linspace(-reach, reach, TILE, dtype=jnp.float32)[None, None]), np.float64)
+    slope = np.diff(y) / (2 * reach / (TILE - 1))
+    expected = (0.7 * 2.0) ** 2 / W  # weights are divided by the root of the lanes that are read
+    np.testing.assert_allclose((slope**2).mean() / y.var(), expected, rtol=0.35)
+
+
+def test_a_lookup_has_a_value_for_each_category() -> None:
+    _, y = along_a_ray("lookup", 3.0)  # the codes 0…7 in equal runs
+    assert (levels(y) <= 8).all() and np.median(levels(y)) == 8
+    blocks = y.reshape(B, W, 8, TILE // 8)
+    assert np.ptp(blocks, axis=-1).max() == 0
 
 
 def test_quadratic_edges_have_constant_second_differences() -> None:
@@ -172,18 +243,17 @@ def test_mlps_bend() -> None:
 
 def test_weights_do_not_know_the_capacity() -> None:
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def both(w: int, h: int, depth: jax.Array) -> Any:
-        width, hidden = jnp.int32(3), jnp.int32(8)
+    def both(w: int, h: int, form: jax.Array) -> Any:
+        width, hidden, depth = jnp.int32(3), jnp.int32(8), jnp.int32(2)
         density, gain, shift = jnp.uint32(2**23), jnp.float32(1.5), jnp.float32(0.5)
         dense, dense_bias = first_weights(KEYS[0], width, density, gain, shift, w, h)
-        tree, tree_bias = tree_weights(KEYS[0], width, depth, w, h)
-        first, bias = jnp.where(depth > 0, tree, dense), jnp.where(depth > 0, tree_bias, dense_bias)
-        out = out_weights(KEYS[0], hidden, density, depth, w, h)
+        first, bias = tied_weights(KEYS[0], form, width, depth, gain, dense, dense_bias, w, h)
+        out = out_weights(KEYS[0], hidden, density, form, w, h)
         A, b = hidden_weights(KEYS[0], jnp.int32(1), hidden, density, gain, shift, h)
         return (first[:8, :3], bias[:8], out[:3, :8], A[:8, :8], b[:8]), out[:, 8:], A[:, 8:]
 
-    for depth in (0, 2):
-        (small, *_), (large, unused, later) = both(4, 16, jnp.int32(depth)), both(8, 64, jnp.int32(depth))
+    for form in Form:
+        (small, *_), (large, unused, later) = both(4, 16, jnp.int32(form)), both(8, 64, jnp.int32(form))
         for a, b in zip(small, large, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
         assert not np.any(unused) and not np.any(later)

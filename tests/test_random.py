@@ -116,6 +116,14 @@ def test_every_permutation_of_four_comes_up() -> None:
     assert seen.size == 24 and np.abs(seen / 1000 - 1).max() < 0.2  # six rounds on two bits are even to within 6 %
 
 
+def test_exponentials_are_as_accurate_as_they_say() -> None:
+    x = np.linspace(-87, 88, 200_001).astype(np.float32)
+    error = np.abs(np.asarray(random.exp(x)) / np.exp(x.astype(np.float64)) - 1)
+    assert np.max(error / (1 + 0.1 * np.abs(x))) < 1e-6
+    x = x[x <= 0][x[x <= 0] >= -80]
+    assert np.max(np.abs(np.asarray(random.log1p_exp(x)) - np.log1p(np.exp(x.astype(np.float64))))) < 1e-6
+
+
 def test_logarithm_and_sine_are_as_accurate_as_they_say() -> None:
     x = np.exp(np.random.default_rng(3).uniform(-80, 80, 100_000)).astype(np.float32)
     x[:3] = [1.0, np.nextafter(np.float32(1), np.float32(0)), 2.0**-24]
