@@ -32,7 +32,7 @@ from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
 from jaxrel.kernel import simulate
 from jaxrel.links import place_links, sample_link_laws
-from jaxrel.prior import Prior, capacity_for, check
+from jaxrel.prior import Prior, Weights, capacity_for, check
 from jaxrel.programs import compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
 from jaxrel.schema import sample_schema
@@ -176,7 +176,9 @@ class _Programs:
 def _plain_lanes(prior: Prior) -> Prior:
     """The prior of a user's schema: real columns are standardised lanes, which the catalog maps to the declared types."""
     one = dataclasses.replace(prior.scm.value_scale, low=jnp.float32(1), high=jnp.float32(1), power=jnp.float32(0))
-    return dataclasses.replace(prior, scm=dataclasses.replace(prior.scm, value_scale=one, value_offset=jnp.float32(0)))
+    plain = Weights(weight=jnp.zeros_like(prior.scm.marginals.weight).at[0].set(1.0))
+    scm = dataclasses.replace(prior.scm, value_scale=one, value_offset=jnp.float32(0), marginals=plain)
+    return dataclasses.replace(prior, scm=scm)
 
 
 def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None) -> _Plan:

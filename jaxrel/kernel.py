@@ -15,12 +15,13 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.columns import from_score, knots_of, missing_values, to_score
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
-from jaxrel.schema import missing_rows, time_rows
+from jaxrel.schema import missing_key, time_rows
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
-from jaxrel.types import EXPORTS, NO_ROW, SCM, TILE, Capacity, Database, Kind, Links, NodeKind, Schema, tiles_of
+from jaxrel.types import EXPORTS, NO_ROW, SCM, SCORES, TILE, Capacity, Database, Kind, Links, NodeKind, Schema, tiles_of
 
 __all__ = ["Rows", "simulate", "simulate_rows"]
 
@@ -40,6 +41,8 @@ class _State:
     lanes: Array  # f32[B, N, W + 1, TILE], the nodes of one tile; what an earlier tile left is written before it is read
     shift: Array  # f32[B, N, W], calibration of the table at hand
     scale: Array  # f32[B, N, W]
+    knots: Array  # f32[B, C, SCORES]
+    column_knots: Array  # f32[B, T, C, SCORES]
     node_shift: Array  # f32[B, T, N, W]
     node_scale: Array  # f32[B, T, N, W]
     values: Array  # f32[B, C, rows]
@@ -181,18 +184,24 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     return put(lanes, both, n, 1), put(shift, node_shift, n, 1), put(scale, node_scale, n, 1)
 
 
-def _observe(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> tuple[Array, Array, Array]:
+def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
+    """The lane that each column of one database's tile observes (of a category its code), f32[C, TILE]."""
+    kind = schema.column_kind[tile.table]
+    labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
+    return lanes[scm.column_node[tile.table], jnp.where(labelled, W, scm.column_lane[tile.table])]
+
+
+def _observe(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array) -> tuple[Array, Array, Array]:
     """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
     t = tile.table
     kind = schema.column_kind[t]
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
-    lane = jnp.where(labelled, W, scm.column_lane[t])
-    seen = lanes[scm.column_node[t], lane]
-    real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * seen
+    shown = jax.lax.cond(any_marginal, lambda: from_score(seen, score, scm.column_marginal[t], scm.column_shape[t]), lambda: seen)
+    real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * shown
     real = jnp.where((kind == Kind.INTEGER)[:, None], jnp.round(real), real)
     values = jnp.where(labelled[:, None], seen, real)
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
-    missing = missing_rows(schema, t, tile.rows) | ~exists
+    missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score) | ~exists
     return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
 
 
@@ -237,8 +246,17 @@ def _step(
     carry = state.lanes, state.shift, state.scale
     lanes, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
 
-    observe = functools.partial(_observe, W=capacity.width)
-    values, missing, time = jax.vmap(observe)(schema, scm, context.tile, lanes)
+    seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
+    own_table = _at(scm.column_marginal, tile.table), _at(scm.column_driver, tile.table)
+    in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
+    any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
+    measures = context.tile.measures
+    knots = jnp.where(calibrated, _at(scm.column_knots, tile.table), state.knots)
+    ranked = any_marginal | any_driver
+    measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
+    knots = jnp.where(measures[:, None, None], measured, knots)
+    score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: seen)
+    values, missing, time = jax.vmap(_observe, (0, 0, 0, 0, 0, None))(schema, scm, context.tile, seen, score, any_marginal)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]
@@ -250,6 +268,8 @@ def _step(
         lanes=lanes,
         shift=shift,
         scale=scale,
+        knots=knots,
+        column_knots=jnp.where(own, knots[:, None], state.column_knots),
         node_shift=jnp.where(own, shift[:, None], state.node_shift),
         node_scale=jnp.where(own, scale[:, None], state.node_scale),
         values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
@@ -265,6 +285,8 @@ def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
         lanes=jnp.zeros((batch, capacity.nodes, W + 1, TILE), jnp.float32),
         shift=jnp.zeros((batch, capacity.nodes, W), jnp.float32),
         scale=jnp.ones((batch, capacity.nodes, W), jnp.float32),
+        knots=jnp.zeros((batch, capacity.columns, len(SCORES)), jnp.float32),
+        column_knots=scm.column_knots,
         node_shift=scm.node_shift,
         node_scale=scm.node_scale,
         values=jnp.zeros((batch, capacity.columns, rows), jnp.float32),
@@ -364,7 +386,8 @@ def simulate(key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: C
     zero = jnp.int32(0)
     state = _walk(capacity, capacity.tiles)(noise_key, schema, links, scm, zero, zero, tile_count(schema))
     used = schema.table_count > 0
-    calibrated = dataclasses.replace(scm, node_shift=state.node_shift, node_scale=state.node_scale, calibrated=scm.calibrated | used)
+    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
+    calibrated = dataclasses.replace(scm, **measured, calibrated=scm.calibrated | used)
     return Database(
         schema=schema,
         links=links,

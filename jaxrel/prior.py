@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, POPULARITIES, SCALES
+from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, MARGINALS, POPULARITIES, SCALES
 from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
@@ -154,6 +154,9 @@ class SCMPrior:
     gather_edge: Array = _leaf("number", 0, 1)  # share of mechanism nodes that a gathered node feeds
     gather_copy: Array = _leaf("number", 0, 1)  # share of such edges that pass the gathered lanes on as they are, weighted
     summary: Array = _leaf("number", 0, 1)  # referenced tables sum up all their columns in one more node, which keys gather first
+    marginals: Weights = _leaf("weights", names=MARGINALS)  # of real columns
+    missing_by_value: Array = _leaf("number", 0, 1)  # share of columns whose missing values depend on a value
+    missing_by_itself: Array = _leaf("number", 0, 1)  # share of those where it is the missing value itself
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
 

@@ -5,7 +5,7 @@ A family's sampler is registered under its name in the module that implements it
 
 from jaxrel.types import Combine, Kind, Popularity
 
-__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "POPULARITIES", "SCALES"]
+__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "MARGINALS", "POPULARITIES", "SCALES"]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
 KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
@@ -27,6 +27,20 @@ FAMILIES = (
     "lookup",
 )
 SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
+MARGINALS = (
+    "identity",
+    "uniform",
+    "normal",
+    "lognormal",
+    "exponential",
+    "pareto",
+    "count",
+    "zero_inflated",
+    "bounded",
+    "price",
+    "signed_log",
+    "signed_sqrt",
+)
 ACTIVATIONS = (
     "identity",
     "relu",

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, chance, mulhi, named_key, pair, reduce_key, row_bits, running_sum
+from jaxrel.random import below, bits, mulhi, named_key, pair, reduce_key, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
@@ -199,7 +199,6 @@ def time_rows(schema: Schema, table: Array, rows: Array) -> Array:
     return jnp.where(schema.has_time[table], seconds, 0)
 
 
-def missing_rows(schema: Schema, table: Array, rows: Array) -> Array:
-    """bool[C, rows]: which feature values of some rows are missing (completely at random)."""
-    key = named_key(schema.key, "missing", schema.table_id[table], schema.column_id[table])
-    return chance(row_bits(key[:, None, :], rows[None, :]), schema.column_null[table][:, None])
+def missing_key(schema: Schema, table: Array) -> Array:
+    """u32[C, 2]: the streams that decide which feature values of a table are missing."""
+    return named_key(schema.key, "missing", schema.table_id[table], schema.column_id[table])

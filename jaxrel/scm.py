@@ -17,12 +17,13 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.columns import sample_columns
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
-from jaxrel.random import below, bits, chance, named_key, pair, reduce_key, row_bits, running_sum, uniform
-from jaxrel.types import ALL_LANES, CODE_LANE, EXPORTS, NO_TABLE, SCM, Capacity, Form, Kind, NodeKind, Schema
+from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
+from jaxrel.types import ALL_LANES, CODE_LANE, EXPORTS, NO_TABLE, SCM, SCORES, Capacity, Form, Kind, NodeKind, Schema
 
 __all__ = ["sample_scm"]
 
@@ -267,10 +268,6 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
 
     column_key = named_key(table_key[:, None], "column", schema.column_id)
     lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
-    scale = draw_real(column_key, "scale", law.value_scale)
-    scale = jnp.where(schema.column_kind == Kind.INTEGER, jnp.maximum(scale, 3.0), scale)
-    offset_word, offset_flag = pair(column_key, 0, "offset")
-    offset = jnp.where(offset_flag >> 31 == 1, (2.0 * uniform(offset_word) - 1.0) * law.value_offset * scale, 0.0)
     return SCM(
         key=key,
         node_count=graph.count,
@@ -288,10 +285,10 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         **edges,
         column_node=graph.column_node,
         column_lane=lane,
-        column_offset=offset,
-        column_scale=scale,
+        **sample_columns(column_key, law, schema.column_kind, schema.column_count),
         node_shift=jnp.zeros((T, N, W), jnp.float32),
         node_scale=jnp.ones((T, N, W), jnp.float32),
+        column_knots=jnp.zeros((T, capacity.columns, len(SCORES)), jnp.float32),
         calibrated=jnp.asarray(False),
         fits=fits,
     )

@@ -35,6 +35,7 @@ __all__ = [
     "Links",
     "NodeKind",
     "Popularity",
+    "SCORES",
     "Schema",
     "row_offsets",
     "tiles_of",
@@ -49,6 +50,7 @@ LEVELS = 5  # most levels of a hierarchical stochastic block model
 CLUSTERS = 3  # most clusters of one level
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
+SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
 
@@ -247,11 +249,15 @@ class SCM:
     edge_activation: Array  # i32[E, L], row of the activation table
     column_node: Array  # i32[T, C]
     column_lane: Array  # i32[T, C]
-    column_offset: Array  # f32[T, C], a real column is offset + scale * lane
+    column_marginal: Array  # i32[T, C], index into `jaxrel.registry.MARGINALS`
+    column_shape: Array  # f32[T, C], its parameter
+    column_offset: Array  # f32[T, C], a real column is offset + scale * marginal(lane)
     column_scale: Array  # f32[T, C]
+    column_driver: Array  # i32[T, C], the column whose rank makes values missing; -1: none does
     node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
     node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
-    calibrated: Array  # bool[], the two above are measured
+    column_knots: Array  # f32[T, C, SCORES], calibration: quantiles of the observed lane over the pilot
+    calibrated: Array  # bool[], the three above are measured
     fits: Array  # bool[]
 
 

@@ -1,0 +1,175 @@
+"""What a column shows of its node: a marginal by the rank of the node's lane, and which values are missing.
+
+A lane becomes a normal score by its pilot: quantiles of the pilot's rows at SCORES, linear between them and beyond (so that a lane with a
+normal tail gives exactly the tail that a marginal names). A marginal is a function of that score ``w``, of its rank ``u = Φ(w)`` and of
+``E = -log(1 - u)``, or of the lane itself. All are computed side by side and one is taken: a code is data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real
+from jaxrel.random import below, bits, chance, exp, log, row_bits, uniform
+from jaxrel.registry import MARGINALS
+from jaxrel.types import SCORES, Kind
+
+__all__ = ["from_score", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
+
+_OWN_UNIT = ("count", "price", "bounded")  # their unit means something: no scale, no offset
+_FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
+_PLAIN = MARGINALS.index("identity")
+_Z = np.asarray(SCORES, np.float32)
+_P = np.asarray([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in SCORES], np.float32)
+
+
+def sample_columns(key: Array, law: SCMPrior, kind: Array, count: Array) -> dict[str, Array]:
+    """Sample marginals, their shapes, units, and the drivers of what is missing.
+
+    Args:
+        key: u32[T, C, 2], one key a column.
+        law: the ``scm`` section.
+        kind: i32[T, C], `Kind`.
+        count: i32[T], columns of each table.
+
+    Returns:
+        The ``column_*`` fields of `jaxrel.types.SCM` except node, lane and knots.
+    """
+    real = (kind == Kind.NUMERIC) | (kind == Kind.INTEGER)
+    marginal = jnp.where(real, draw_choice(key, "marginal", law.marginals), _PLAIN)
+    u = uniform(bits(key, 0, "shape"))
+    shape = jnp.zeros_like(u)
+    for name, value in (
+        ("lognormal", 0.4 + 0.8 * u),  # standard deviation of the logarithm
+        ("pareto", 1.0 / (1.5 + 2.0 * u)),  # one over the tail index, which is 1.5…3.5
+        ("count", 0.5 + 20.0 * u * u),  # mean
+        ("zero_inflated", 0.1 + 0.7 * u),  # share of zeros
+        ("bounded", 0.25 + 0.5 * u),  # standard deviation, in units of the range
+        ("price", 0.4 + 0.8 * u),
+    ):
+        shape = jnp.where(marginal == MARGINALS.index(name), value, shape)
+
+    scale = draw_real(key, "scale", law.value_scale)
+    scale = jnp.where(kind == Kind.INTEGER, jnp.maximum(scale, 3.0), scale)
+    to_offset, shifted = uniform(bits(key, 0, "offset")), bits(key, 1, "offset") >> 31 == 1
+    offset = jnp.where(shifted, (2.0 * to_offset - 1.0) * law.value_offset * scale, 0.0)
+    own_unit, from_zero = jnp.zeros(marginal.shape, bool), jnp.zeros(marginal.shape, bool)
+    for name in _OWN_UNIT:
+        own_unit = own_unit | (marginal == MARGINALS.index(name))
+    for name in _FROM_ZERO:
+        from_zero = from_zero | (marginal == MARGINALS.index(name))
+    own_unit = own_unit & ~((marginal == MARGINALS.index("bounded")) & (kind == Kind.INTEGER))  # counted in its unit, not in halves
+
+    other = below(bits(key, 0, "driver"), count[:, None])
+    itself = jnp.broadcast_to(jnp.arange(kind.shape[1], dtype=jnp.int32)[None, :], other.shape)
+    driver = jnp.where(draw_flag(key, "own value", law.missing_by_itself), itself, other)
+    driver = jnp.where(draw_flag(key, "not at random", law.missing_by_value), driver, -1)
+    return {
+        "column_marginal": marginal,
+        "column_shape": shape,
+        "column_scale": jnp.where(own_unit, 1.0, scale),
+        "column_offset": jnp.where(own_unit | from_zero, 0.0, offset),
+        "column_driver": driver,
+    }
+
+
+def knots_of(seen: Array, real: Array) -> Array:
+    """Quantiles of some rows at SCORES.
+
+    Args:
+        seen: f32[C, rows], lanes.
+        real: bool[rows], the rows that count.
+
+    Returns:
+        f32[C, SCORES]; 0 where no row counts.
+    """
+    ordered = jnp.sort(jnp.where(real[None, :], seen, jnp.inf), axis=-1)
+    count = jnp.sum(real, dtype=jnp.int32)
+    place = jnp.asarray(_P) * (jnp.maximum(count, 1) - 1).astype(jnp.float32)
+    low = place.astype(jnp.int32)
+    high = jnp.minimum(low + 1, jnp.maximum(count - 1, 0))
+    knots = ordered[:, low] + (ordered[:, high] - ordered[:, low]) * (place - low.astype(jnp.float32))[None, :]
+    return jax.lax.stop_gradient(jnp.where(count > 0, knots, 0.0))
+
+
+def to_score(seen: Array, knots: Array) -> Array:
+    """Normal scores f32[C, rows] of lanes f32[C, rows], by their quantiles f32[C, SCORES]; within ±8."""
+    place = jnp.zeros(seen.shape, jnp.int32)
+    for k in range(1, len(_Z) - 1):
+        place = place + (seen > knots[:, k, None]).astype(jnp.int32)
+    low, high = (jnp.take_along_axis(knots, place + d, axis=-1) for d in (0, 1))
+    gap = high - low
+    inside = jnp.where(gap > 1e-6 * (1.0 + jnp.abs(low)), (seen - low) / jnp.maximum(gap, 1e-12), 0.5)  # an atom: the middle of its ranks
+    step = jnp.float32(_Z[1] - _Z[0])
+    return jnp.clip(_Z[0] + step * (place.astype(jnp.float32) + inside), -8.0, 8.0)
+
+
+def log_survival(w: Array) -> tuple[Array, Array]:
+    """log(1 - Φ(w)) and log Φ(w), f32[...], within 2·10⁻⁶ relative, however far in a tail. Reference: Numerical Recipes, erfcc."""
+    x = jnp.abs(w) * jnp.float32(np.sqrt(0.5))
+    t = 1.0 / (1.0 + 0.5 * x)
+    series = jnp.zeros_like(t)
+    for c in (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368):
+        series = series * t + c
+    tail = jnp.minimum(log(0.5 * t) - x * x - 1.26551223 + t * series, -jnp.float32(np.log(2.0)))
+    rest = log(1.0 - exp(tail))
+    return jnp.where(w > 0, tail, rest), jnp.where(w > 0, rest, tail)
+
+
+def from_score(seen: Array, w: Array, marginal: Array, shape: Array) -> Array:
+    """What columns show, in their own units.
+
+    Args:
+        seen: f32[C, rows], lanes.
+        w: f32[C, rows], their normal scores.
+        marginal: i32[C], index into `jaxrel.registry.MARGINALS`.
+        shape: f32[C], its parameter.
+
+    Returns:
+        f32[C, rows].
+    """
+    E = -log_survival(w)[0]
+    shape, code = shape[:, None], marginal[:, None]
+    spread = exp(jnp.clip(shape * w, -20.0, 20.0))
+    out = seen
+    for name, value in (
+        ("uniform", 1.0 - exp(-E)),
+        ("normal", w),
+        ("lognormal", spread),
+        ("exponential", E),
+        ("pareto", exp(jnp.clip(shape * E, 0.0, 40.0))),
+        ("count", jnp.floor(E / log((shape + 1.0) / jnp.maximum(shape, 0.1)))),  # geometric of this mean
+        ("zero_inflated", jnp.maximum(E + log(1.0 - jnp.clip(shape, 0.0, 0.99)), 0.0)),
+        ("bounded", jnp.clip(0.5 + shape * w, 0.0, 1.0)),
+        ("price", jnp.floor(10.0 * spread) + 0.99),
+        ("signed_log", jnp.sign(seen) * log(1.0 + jnp.abs(seen))),
+        ("signed_sqrt", jnp.sign(seen) * jnp.sqrt(jnp.abs(seen) + 1e-12)),
+    ):
+        out = jnp.where(code == MARGINALS.index(name), value, out)
+    return out
+
+
+def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Array) -> Array:
+    """Which values are missing: at random, or the likelier the higher the driver's rank (share · 2u, so that the share is kept).
+
+    Args:
+        key: u32[C, 2], a stream for each column.
+        rows: i32[rows], row ids.
+        share: u32[C], share of missing values, in 2^-24.
+        driver: i32[C], the column that decides, itself (not at random) or another (at random given it); -1: none.
+        w: f32[C, rows], normal scores of all columns.
+
+    Returns:
+        bool[C, rows].
+
+    Reference:
+        Rubin, "Inference and missing data", 1976: MCAR, MAR, MNAR.
+    """
+    rank = exp(log_survival(w)[1])[jnp.maximum(driver, 0)]
+    wanted = share.astype(jnp.float32)[:, None] * jnp.where(driver[:, None] < 0, 1.0, 2.0 * rank)
+    return chance(row_bits(key[:, None, :], rows[None, :]), jnp.minimum(wanted, 2.0**24).astype(jnp.uint32))

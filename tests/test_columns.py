@@ -1,0 +1,121 @@
+"""Marginals and missing values: each is what its name says, from a pilot of a thousand rows to a million."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxrel.columns import from_score, knots_of, log_survival, missing_values, to_score
+from jaxrel.random import named_key, normals, row_pair
+from jaxrel.registry import MARGINALS
+from jaxrel.types import TILE
+
+ROWS = 1_000_000
+KEY = jnp.asarray([1, 2], jnp.uint32)
+
+
+@jax.jit
+def _lanes(shift: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A pilot of TILE rows, f32[1, TILE], and ROWS others, f32[1, ROWS], of one normal law that is not the standard one."""
+    z, _ = normals(row_pair(KEY, jnp.arange(ROWS + TILE, dtype=jnp.int32)))
+    x = (shift + scale * z)[None]
+    return x[:, :TILE], x[:, TILE:]
+
+
+def shown(name: str, shape: float) -> np.ndarray:
+    """f64[ROWS]: a marginal of normal lanes, ranked by the pilot alone."""
+
+    @jax.jit
+    def show(pilot: jax.Array, x: jax.Array, shape: jax.Array) -> jax.Array:
+        w = to_score(x, knots_of(pilot, jnp.ones(TILE, bool)))
+        return from_score(x, w, jnp.full(1, MARGINALS.index(name), jnp.int32), shape[None])
+
+    pilot, x = _lanes(jnp.float32(2.0), jnp.float32(5.0))
+    return np.asarray(show(pilot, x, jnp.float32(shape)), np.float64)[0]
+
+
+def test_log_survival_is_accurate_in_both_tails() -> None:
+    w = np.linspace(-8, 8, 10_001).astype(np.float32)
+    above, below = (np.asarray(x, np.float64) for x in jax.jit(log_survival)(w))
+    np.testing.assert_allclose(above, stats.norm.logsf(w.astype(float)), rtol=3e-6, atol=1e-7)
+    np.testing.assert_allclose(below, stats.norm.logcdf(w.astype(float)), rtol=3e-6, atol=1e-7)
+
+
+def test_scores_of_a_normal_lane_are_nearly_its_own_units() -> None:
+    pilot, x = _lanes(jnp.float32(2.0), jnp.float32(5.0))
+    w = np.asarray(jax.jit(lambda p, x: to_score(x, knots_of(p, jnp.ones(TILE, bool))))(pilot, x))[0]
+    z = (np.asarray(x)[0] - 2) / 5
+    assert np.abs(w - z)[np.abs(z) < 2].max() < 0.25 and np.abs(w - z).max() < 1.0
+    assert np.diff(w[np.argsort(z)]).min() > -1e-5  # in order, to rounding
+
+
+EXACT: dict[str, tuple[float, Any]] = {
+    "uniform": (0.0, stats.uniform()),
+    "normal": (0.0, stats.norm()),
+    "lognormal": (0.8, stats.lognorm(0.8)),
+    "exponential": (0.0, stats.expon()),
+    "pareto": (0.5, stats.pareto(2.0)),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_marginal_has_its_distribution(name: str) -> None:
+    shape, law = EXACT[name]
+    assert stats.kstest(shown(name, shape)[:200_000], law.cdf).statistic < 0.05  # a pilot of 1,024 rows errs by 0.03
+
+
+@pytest.mark.parametrize("index", [1.5, 2.0, 3.5])
+def test_a_pareto_tail_has_its_index(index: float) -> None:
+    """Hill's estimate over the top 2 % of a million rows."""
+    y = np.sort(shown("pareto", 1 / index))[-ROWS // 50 :]
+    assert abs(1 / np.mean(np.log(y[1:] / y[0])) / index - 1) < 0.25
+
+
+def test_marginals_with_atoms() -> None:
+    shapes = {"count": 4.0, "zero_inflated": 0.3, "bounded": 0.6, "price": 0.8}
+    count, zeros, bounded, price = (shown(name, shape) for name, shape in shapes.items())
+    assert (count == np.round(count)).all() and count.min() == 0 and abs(count.mean() / 4 - 1) < 0.1
+    assert abs(np.var(count) / (4 * 5) - 1) < 0.25  # geometric
+    assert abs((zeros == 0).mean() - 0.3) < 0.04 and stats.kstest(zeros[zeros > 0][:100_000], "expon").statistic < 0.05
+    assert bounded.min() == 0 and bounded.max() == 1 and abs((bounded == 0).mean() - stats.norm.cdf(-0.5 / 0.6)) < 0.03
+    np.testing.assert_allclose(price - np.floor(price), 0.99, atol=1e-3)
+    assert price.min() > 0
+
+
+@pytest.mark.parametrize(("name", "function"), [("identity", lambda x: x), ("signed_log", lambda x: np.sign(x) * np.log1p(np.abs(x))),
+                                                ("signed_sqrt", lambda x: np.sign(x) * np.sqrt(np.abs(x)))])  # fmt: skip
+def test_marginals_that_need_no_rank(name: str, function: Any) -> None:
+    x = np.asarray(_lanes(jnp.float32(2.0), jnp.float32(5.0))[1], np.float64)[0]
+    np.testing.assert_allclose(shown(name, 0.0), function(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_atom_gets_the_middle_of_its_ranks_and_padding_counts_for_nothing() -> None:
+    pilot = jnp.asarray(np.r_[np.zeros(300), np.ones(100), np.full(TILE - 400, 9.0)][None], jnp.float32)
+    knots = jax.jit(knots_of)(pilot, jnp.arange(TILE, dtype=jnp.int32) < 400)
+    assert float(knots.max()) == 1.0
+    w = np.asarray(jax.jit(to_score)(jnp.asarray([[0.0, 1.0]]), knots))[0]
+    assert w[0] < 0.68 < w[1] and np.isfinite(w).all()
+
+
+def test_missing_at_random_given_another_value_and_by_the_value_itself() -> None:
+    rows = jnp.arange(200_000, dtype=jnp.int32)
+    streams = named_key(KEY, jnp.arange(3, dtype=jnp.int32))
+    w, _ = normals(row_pair(streams[:, None, :], rows[None, :], 7))
+    share = jnp.full(3, round(0.2 * 2**24), jnp.uint32)
+    driver = jnp.asarray([-1, 0, 2], jnp.int32)
+
+    def draw(w: jax.Array) -> jax.Array:
+        return missing_values(streams, rows, share, driver, w)
+
+    missing = np.asarray(jax.jit(draw)(w))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(draw))(w[None])[0], missing)
+    np.testing.assert_allclose(missing.mean(1), 0.2, atol=0.005)
+    dependence = np.corrcoef(np.r_[missing, np.asarray(w)])[:3, 3:]  # of each column's gaps on each column's values
+    assert (dependence[[1, 2], [0, 2]] > 0.2).all()
+    dependence[[1, 2], [0, 2]] = 0
+    assert np.abs(dependence).max() < 0.01
