@@ -7,6 +7,7 @@ normal tail gives exactly the tail that a marginal names). A marginal is a funct
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -24,7 +25,6 @@ __all__ = ["from_score", "knots_of", "log_survival", "missing_values", "sample_c
 _OWN_UNIT = ("count", "price", "bounded")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
 _PLAIN = MARGINALS.index("identity")
-_Z = np.asarray(SCORES, np.float32)
 _P = np.asarray([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in SCORES], np.float32)
 
 
@@ -88,7 +88,10 @@ def knots_of(seen: Array, real: Array) -> Array:
     Returns:
         f32[C, SCORES]; 0 where no row counts.
     """
-    ordered = jnp.sort(jnp.where(real[None, :], seen, jnp.inf), axis=-1)
+    word = jax.lax.bitcast_convert_type(jnp.where(real[None, :], seen, jnp.inf), jnp.int32)
+    flip = functools.partial(jnp.bitwise_and, 0x7FFFFFFF)  # as integers in the order of the floats: a quarter of the time on CPU
+    word = jax.lax.sort(word ^ flip(word >> 31), is_stable=False)
+    ordered = jax.lax.bitcast_convert_type(word ^ flip(word >> 31), jnp.float32)
     count = jnp.sum(real, dtype=jnp.int32)
     place = jnp.asarray(_P) * (jnp.maximum(count, 1) - 1).astype(jnp.float32)
     low = place.astype(jnp.int32)
@@ -98,15 +101,21 @@ def knots_of(seen: Array, real: Array) -> Array:
 
 
 def to_score(seen: Array, knots: Array) -> Array:
-    """Normal scores f32[C, rows] of lanes f32[C, rows], by their quantiles f32[C, SCORES]; within ±8."""
-    place = jnp.zeros(seen.shape, jnp.int32)
-    for k in range(1, len(_Z) - 1):
-        place = place + (seen > knots[:, k, None]).astype(jnp.int32)
-    low, high = (jnp.take_along_axis(knots, place + d, axis=-1) for d in (0, 1))
-    gap = high - low
-    inside = jnp.where(gap > 1e-6 * (1.0 + jnp.abs(low)), (seen - low) / jnp.maximum(gap, 1e-12), 0.5)  # an atom: the middle of its ranks
-    step = jnp.float32(_Z[1] - _Z[0])
-    return jnp.clip(_Z[0] + step * (place.astype(jnp.float32) + inside), -8.0, 8.0)
+    """Normal scores f32[C, rows] of lanes f32[C, rows], by their quantiles f32[C, SCORES]; within ±8.
+
+    A sum of ramps, one between each two knots, the outer two unbounded: no gather. An atom gets the middle of its ranks.
+    """
+    gap = knots[:, 1:] - knots[:, :-1]
+    atom = gap <= 1e-6 * (1.0 + jnp.abs(knots[:, :-1]))
+    slope = jnp.where(atom, 0.0, 1.0 / jnp.where(atom, 1.0, gap))
+    total = jnp.zeros_like(seen)
+    last = len(SCORES) - 2
+    for k in range(last + 1):
+        ahead = seen - knots[:, k, None]
+        ramp = jnp.clip(ahead * slope[:, k, None], None if k == 0 else 0.0, None if k == last else 1.0)
+        jump = jnp.where(ahead > 0, 1.0, jnp.where(ahead < 0, 0.0, 0.5))
+        total = total + jnp.where(atom[:, k, None], jump, ramp)
+    return jnp.clip(SCORES[0] + (SCORES[1] - SCORES[0]) * total, -8.0, 8.0)
 
 
 def log_survival(w: Array) -> tuple[Array, Array]:
@@ -154,7 +163,7 @@ def from_score(seen: Array, w: Array, marginal: Array, shape: Array) -> Array:
     return out
 
 
-def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Array) -> Array:
+def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Array, any_driver: Array) -> Array:
     """Which values are missing: at random, or the likelier the higher the driver's rank (share · 2u, so that the share is kept).
 
     Args:
@@ -162,7 +171,8 @@ def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Arra
         rows: i32[rows], row ids.
         share: u32[C], share of missing values, in 2^-24.
         driver: i32[C], the column that decides, itself (not at random) or another (at random given it); -1: none.
-        w: f32[C, rows], normal scores of all columns.
+        w: f32[C, rows], normal scores of all columns; read where a column has a driver.
+        any_driver: bool[], one has.
 
     Returns:
         bool[C, rows].
@@ -170,6 +180,11 @@ def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Arra
     Reference:
         Rubin, "Inference and missing data", 1976: MCAR, MAR, MNAR.
     """
-    rank = exp(log_survival(w)[1])[jnp.maximum(driver, 0)]
-    wanted = share.astype(jnp.float32)[:, None] * jnp.where(driver[:, None] < 0, 1.0, 2.0 * rank)
-    return chance(row_bits(key[:, None, :], rows[None, :]), jnp.minimum(wanted, 2.0**24).astype(jnp.uint32))
+
+    def by_rank(share: Array) -> Array:
+        rank = exp(log_survival(w)[1])[jnp.maximum(driver, 0)]
+        wanted = share.astype(jnp.float32) * jnp.where(driver[:, None] < 0, 1.0, 2.0 * rank)
+        return jnp.minimum(wanted, 2.0**24).astype(jnp.uint32)
+
+    share = jax.lax.cond(any_driver, by_rank, lambda x: x, jnp.broadcast_to(share[:, None], w.shape))
+    return chance(row_bits(key[:, None, :], rows[None, :]), share)

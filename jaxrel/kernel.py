@@ -18,6 +18,7 @@ from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import from_score, knots_of, missing_values, to_score
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows
+from jaxrel.noise import noise_of, uneven
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
 from jaxrel.schema import missing_key, time_rows
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
@@ -28,7 +29,7 @@ __all__ = ["Rows", "simulate", "simulate_rows"]
 _CLIP = 30.0  # standardised signals beyond it are cut
 _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
-_NODE_FIELDS = ("kind", "width", "classes", "combine", "noise")
+_NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
 
@@ -168,9 +169,11 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
 
     def noise(value: Array) -> Array:
         lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
-        noise, _ = normals(row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None]))
+        words = row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
+        law, spread = context.nodes["law"][:, n], context.nodes["spread"][:, n]
+        drawn = noise_of(words, law, jnp.any((law != 0) & has(NodeKind.MECHANISM)))
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
-        return value + deviation[..., None] * noise
+        return value + deviation[..., None] * uneven(value, spread[:, None, None]) * drawn
 
     value = jnp.where(pick == NodeKind.MECHANISM, jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), noise, lambda x: x, value), value)
     value = jnp.where(in_width & exists[:, None, None], value, 0.0)
@@ -191,7 +194,9 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
     return lanes[scm.column_node[tile.table], jnp.where(labelled, W, scm.column_lane[tile.table])]
 
 
-def _observe(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array) -> tuple[Array, Array, Array]:
+def _observe(
+    schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
+) -> tuple[Array, Array, Array]:
     """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
     t = tile.table
     kind = schema.column_kind[t]
@@ -201,7 +206,7 @@ def _observe(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, an
     real = jnp.where((kind == Kind.INTEGER)[:, None], jnp.round(real), real)
     values = jnp.where(labelled[:, None], seen, real)
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
-    missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score) | ~exists
+    missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
     return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
 
 
@@ -256,7 +261,8 @@ def _step(
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: seen)
-    values, missing, time = jax.vmap(_observe, (0, 0, 0, 0, 0, None))(schema, scm, context.tile, seen, score, any_marginal)
+    observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
+    values, missing, time = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]

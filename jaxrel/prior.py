@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, MARGINALS, POPULARITIES, SCALES
+from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
 from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
@@ -150,6 +150,9 @@ class SCMPrior:
     scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
     combine: Weights = _leaf("weights", names=COMBINES)
     noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
+    noises: Weights = _leaf("weights", names=NOISES)
+    spread: Range = _leaf("real", 0, 2)  # growth of the logarithm of the noise with the signal
+    even: Array = _leaf("number", 0, 1)  # share of nodes where it does not grow
     gathers: Range = _leaf("integer", 0, EXPORTS)  # parent nodes read through one foreign key
     gather_edge: Array = _leaf("number", 0, 1)  # share of mechanism nodes that a gathered node feeds
     gather_copy: Array = _leaf("number", 0, 1)  # share of such edges that pass the gathered lanes on as they are, weighted

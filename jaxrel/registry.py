@@ -5,7 +5,7 @@ A family's sampler is registered under its name in the module that implements it
 
 from jaxrel.types import Combine, Kind, Popularity
 
-__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "MARGINALS", "POPULARITIES", "SCALES"]
+__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "MARGINALS", "NOISES", "POPULARITIES", "SCALES"]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
 KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
@@ -27,6 +27,7 @@ FAMILIES = (
     "lookup",
 )
 SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
+NOISES = ("gaussian", "laplace", "uniform", "beta", "student")
 MARGINALS = (
     "identity",
     "uniform",

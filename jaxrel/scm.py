@@ -276,6 +276,8 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         node_classes=classes,
         node_combine=draw_choice(node_key, "combine", law.combine),
         node_noise=draw_real(node_key, "noise", law.noise),
+        node_law=draw_choice(node_key, "noise law", law.noises),
+        node_spread=jnp.where(draw_flag(node_key, "even", law.even), 0.0, draw_real(node_key, "spread", law.spread)),
         gather_fk=graph.gather_fk,
         gather_export=graph.gather_export,
         export_node=graph.export_node,

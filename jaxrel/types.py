@@ -221,6 +221,8 @@ class SCM:
     node_classes: Array  # i32[T, N], categories of a categorical node, 0 for a real one
     node_combine: Array  # i32[T, N], Combine
     node_noise: Array  # f32[T, N], standard deviation of the noise, in units of the signal
+    node_law: Array  # i32[T, N], its law: index into `jaxrel.registry.NOISES`
+    node_spread: Array  # f32[T, N], how its logarithm grows with the signal (0: the same noise everywhere)
     gather_fk: Array  # i32[T, N], gather nodes: through which foreign key
     gather_export: Array  # i32[T, N], gather nodes: which export of the parent table
     export_node: Array  # i32[T, EXPORTS], exported nodes of each table

@@ -110,7 +110,7 @@ def test_missing_at_random_given_another_value_and_by_the_value_itself() -> None
     driver = jnp.asarray([-1, 0, 2], jnp.int32)
 
     def draw(w: jax.Array) -> jax.Array:
-        return missing_values(streams, rows, share, driver, w)
+        return missing_values(streams, rows, share, driver, w, jnp.asarray(True))
 
     missing = np.asarray(jax.jit(draw)(w))
     np.testing.assert_array_equal(jax.jit(jax.vmap(draw))(w[None])[0], missing)

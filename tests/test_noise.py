@@ -1,0 +1,50 @@
+"""Noise laws: mean 0, variance 1, and the tails that their names say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxrel.noise import noise_of, uneven
+from jaxrel.random import normals, row_pair
+from jaxrel.registry import NOISES
+
+ROWS = 400_000
+WORDS = row_pair(jnp.asarray([5, 6], jnp.uint32), jnp.arange(ROWS, dtype=jnp.int32))
+LAWS: dict[str, Any] = {
+    "gaussian": stats.norm(),
+    "laplace": stats.laplace(scale=np.sqrt(0.5)),
+    "uniform": stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)),
+    "beta": stats.beta(0.5, 0.5, -np.sqrt(2), 2 * np.sqrt(2)),
+    "student": stats.t(4, scale=np.sqrt(0.5)),
+}
+
+
+def test_every_law_is_known_here() -> None:
+    assert tuple(LAWS) == NOISES
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_a_law_is_what_its_name_says_alone_and_in_a_batch(name: str) -> None:
+    code = jnp.asarray([NOISES.index(name)], jnp.int32)
+    alone = np.asarray(jax.jit(noise_of)(tuple(w[None] for w in WORDS), code, jnp.asarray(name != "gaussian")), np.float64)[0]
+    assert stats.kstest(alone, LAWS[name].cdf).pvalue > 1e-3
+    assert abs(alone.mean()) < 0.01 and abs(alone.var() - 1) < 0.05
+    codes = jnp.arange(len(NOISES), dtype=jnp.int32)
+    words = tuple(jnp.broadcast_to(w, (len(NOISES), ROWS)) for w in WORDS)
+    together = np.asarray(jax.jit(noise_of)(words, codes, jnp.asarray(True)))[NOISES.index(name)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_grows_with_the_signal_and_keeps_its_size() -> None:
+    signal, _ = normals(WORDS)
+    for spread in (0.0, 0.3, 0.7):
+        factor = np.asarray(jax.jit(uneven)(signal, jnp.float32(spread)), np.float64)
+        assert abs((factor**2).mean() - 1) < 0.1
+        inside = np.abs(np.asarray(signal)) < 2
+        np.testing.assert_allclose(np.polyfit(np.asarray(signal)[inside], np.log(factor[inside]), 1)[0], spread, atol=1e-3)
