@@ -101,12 +101,12 @@ def knots_of(seen: Array, real: Array) -> Array:
 
 
 def to_score(seen: Array, knots: Array) -> Array:
-    """Normal scores f32[C, rows] of lanes f32[C, rows], by their quantiles f32[C, SCORES]; within ±8.
+    """Normal scores f32[C, rows] of lanes f32[C, rows], by their quantiles f32[C, SCORES]; within ±5.
 
     A sum of ramps, one between each two knots, the outer two unbounded: no gather. An atom gets the middle of its ranks.
     """
     gap = knots[:, 1:] - knots[:, :-1]
-    atom = gap <= 1e-6 * (1.0 + jnp.abs(knots[:, :-1]))
+    atom = gap <= 1e-3 * (1.0 + jnp.abs(knots[:, :-1]))  # a steeper ramp would blow up rounding
     slope = jnp.where(atom, 0.0, 1.0 / jnp.where(atom, 1.0, gap))
     total = jnp.zeros_like(seen)
     last = len(SCORES) - 2
@@ -115,7 +115,7 @@ def to_score(seen: Array, knots: Array) -> Array:
         ramp = jnp.clip(ahead * slope[:, k, None], None if k == 0 else 0.0, None if k == last else 1.0)
         jump = jnp.where(ahead > 0, 1.0, jnp.where(ahead < 0, 0.0, 0.5))
         total = total + jnp.where(atom[:, k, None], jump, ramp)
-    return jnp.clip(SCORES[0] + (SCORES[1] - SCORES[0]) * total, -8.0, 8.0)
+    return jnp.clip(SCORES[0] + (SCORES[1] - SCORES[0]) * total, -5.0, 5.0)  # a lane with outliers shall not leave the marginal
 
 
 def log_survival(w: Array) -> tuple[Array, Array]:
