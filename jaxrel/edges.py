@@ -152,9 +152,9 @@ def combine_edges(
     begin = jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
 
     def one_edge(i: Array, total: Array) -> Array:
-        e = jnp.minimum(start + i, capacity.edges - 1)
-        row = jax.vmap(lambda x, j: (x[0][j], x[1][j]))(edges, e)
         present = i < count
+        e = jnp.where(present, start + i, 0)  # an absent edge stands in as a real one: its slope is dropped, but must be finite
+        row = jax.vmap(lambda x, j: (x[0][j], x[1][j]))(edges, jnp.minimum(e, capacity.edges - 1))
         has_layers = _unpack(row)["layers"] > 0
 
         def as_they_are(_: None) -> Array:

@@ -260,7 +260,7 @@ def _step(
     ranked = any_marginal | any_driver
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
-    score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: seen)
+    score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
     values, missing, time = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])

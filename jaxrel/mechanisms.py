@@ -149,25 +149,32 @@ def compete(x: Array, depth: Array, code: Array) -> Array:
         f32[B, H, rows].
     """
     batch, units, rows = x.shape
-
-    def over_group(x: Array, fold: Callable[..., Array], empty: float) -> Array:
-        best, out = x, jnp.full_like(x, empty)
-        for level in range(DEEPEST):
-            if units % (2 << level):
-                break
-            paired = best.reshape(batch, units >> (level + 1), 2, 1 << level, rows)
-            best = jnp.broadcast_to(fold(paired, axis=2, keepdims=True), paired.shape).reshape(x.shape)
-            out = jnp.where((depth == level + 1)[:, None, None], best, out)
-        return out
+    best, won = x, jnp.ones(x.shape, bool)  # of each unit's own half so far: its highest score, and whether the unit holds it
+    highest, winner = x, jnp.zeros(x.shape, bool)
+    for level in range(DEEPEST):
+        if units % (2 << level):
+            break
+        left, right = jnp.split(best.reshape(batch, units >> (level + 1), 2, 1 << level, rows), 2, axis=2)
+        # not `x >= highest`: where XLA computes x anew, rounded otherwise, no unit would win; here one of two always does
+        ahead = left >= right
+        won = won & jnp.concatenate([ahead, ~ahead], axis=2).reshape(x.shape)
+        best = jnp.repeat(jnp.maximum(left, right), 2, axis=2).reshape(x.shape)
+        ends = (depth == level + 1)[:, None, None]
+        highest, winner = jnp.where(ends, best, highest), jnp.where(ends, won, winner)
 
     weights = jnp.asarray(ACTIVATION_TABLE)[code]
-    highest = over_group(x, jnp.max, jnp.inf)
-    hard = weights[:, WINNER, None, None] * (x >= highest).astype(jnp.float32)
+    hard = weights[:, WINNER, None, None] * winner.astype(jnp.float32)
     grouped = depth > 0
 
     def softly(hard: Array) -> Array:
-        raised = exp(jnp.clip(x - jnp.where(grouped[:, None, None], highest, x), -80.0, 0.0))
-        share = raised / jnp.maximum(over_group(raised, jnp.sum, 1.0), 1e-9)
+        raised = exp(jnp.clip(x - highest, -80.0, 0.0))
+        total, share = raised, jnp.ones_like(raised)
+        for level in range(DEEPEST):
+            if units % (2 << level):
+                break
+            total = jnp.repeat(jnp.sum(total.reshape(batch, units >> (level + 1), 2, 1 << level, rows), axis=2, keepdims=True), 2, axis=2)
+            total = total.reshape(x.shape)
+            share = jnp.where((depth == level + 1)[:, None, None], raised / total, share)
         return hard + weights[:, SHARE, None, None] * jnp.where(grouped[:, None, None], share, 0.0)
 
     return jax.lax.cond(jnp.any((weights[:, SHARE] != 0) & grouped), softly, lambda x: x, hard)
