@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from jaxrel.catalog import Catalog, ColumnWords, TableWords
 from jaxrel.errors import UserError
+from jaxrel.families import FAMILIES
 from jaxrel.random import named_key
-from jaxrel.registry import FAMILIES
 from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, NodeKind
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither

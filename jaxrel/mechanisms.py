@@ -1,8 +1,7 @@
-"""Mechanism families as samplers of parameters of one universal form, and the activations.
+"""The universal mechanism: its activations, its weights, and the draw of all edges' parameters.
 
-An edge maps a parent's lanes to ``W`` lanes: ``A_out φ_L(A_L … φ_1(A_0 x + b_0) …)``. A family draws the parameters of this form for all
-edges at once; the kernel knows none of them. To add one: write its sampler here and register its name. An activation is a row of
-coefficients over shared basis functions, so that none costs more than another and none is a branch.
+An edge maps a parent's lanes to ``W`` lanes: ``A_out φ_L(A_L … φ_1(A_0 x + b_0) …)``. A family (`jaxrel.families`) draws the parameters of
+this form. An activation is a row of coefficients over shared basis functions, so that none costs more than another and none is a branch.
 
 Weights are independent (`Form.DENSE`) or tied in groups of units: that, and the units of a group competing, makes trees, prototypes,
 products and lookups of the same two matrices.
@@ -11,21 +10,20 @@ products and lookups of the same two matrices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrel.families import SAMPLERS, Drawn
 from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.random import chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
-from jaxrel.registry import ACTIVATIONS, FAMILIES
-from jaxrel.types import Capacity, Form
+from jaxrel.registry import ACTIVATIONS
+from jaxrel.types import DEEPEST, Capacity, Form
 
 __all__ = [
     "ACTIVATION_TABLE",
-    "SAMPLERS",
     "activate",
     "compete",
     "first_weights",
@@ -38,7 +36,6 @@ __all__ = [
 # Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e), l = log(1 + a)
 _BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "sq", "aq", "sin", "l", "sl", "ee", "eqq", "clip", "winner", "share")
 WINNER, SHARE = (2 + _BASIS.index(name) for name in ("winner", "share"))  # columns of the table
-DEEPEST = 6  # groups of at most 2^DEEPEST units
 _LOG2 = float(np.log(2.0))
 
 
@@ -265,102 +262,6 @@ def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain
     return jnp.where(kept, _bell(word[:, :H]), 0.0) * scale, bias * _bell(word[:, H])
 
 
-# ---------------------------------------------------------------- families
-
-
-class _Form(dict[str, Array]):
-    """Parameters of the universal form: form, hidden, layers, depth, gain, bias (arrays over edges) and activation [..., L]."""
-
-
-Sampler = Callable[[_Form, SCMPrior], _Form]
-
-
-def _linear(drawn: _Form, prior: SCMPrior) -> _Form:
-    """y = v (w · x): one projection of the parent."""
-    return _shallow(drawn, "identity", hidden=1)
-
-
-def _matrix(drawn: _Form, prior: SCMPrior) -> _Form:
-    """y = A x, of full rank where there are units enough."""
-    return _shallow(drawn, "identity", hidden=jnp.minimum(prior.width.high, prior.hidden.high))
-
-
-def _mlp(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Dense layers with an activation drawn for each."""
-    return drawn
-
-
-def _tree(drawn: _Form, prior: SCMPrior) -> _Form:
-    """A sum of oblivious decision trees of one depth: groups of 2^depth linear units of which the winner speaks."""
-    depth = drawn["depth"]
-    return _shallow(drawn, "winner", form=Form.TREE, depth=depth, hidden=jnp.maximum(drawn["hidden"] >> depth, 1) << depth)
-
-
-def _fourier(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Random Fourier features (Rahimi and Recht 2007): sines of random projections, phases over a whole turn."""
-    return _shallow(drawn, "sine", hidden=prior.hidden.high, gain=2.0 * drawn["gain"], bias=2.0)
-
-
-def _quadratic(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Squares of random projections, hence all products of two lanes."""
-    return _shallow(drawn, "square")
-
-
-def _threshold(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Hard steps of random projections."""
-    return _shallow(drawn, "step")
-
-
-def _product(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Products of two random projections each, summed: (u · x)(v · x) as a difference of squares."""
-    return _shallow(drawn, "square", form=Form.PAIRS, hidden=(drawn["hidden"] + 1) & ~1)
-
-
-def _discretize(drawn: _Form, prior: SCMPrior) -> _Form:
-    """The value of the nearest of 2^depth random prototypes."""
-    return _shallow(drawn, "winner", form=Form.CELLS, depth=drawn["depth"], hidden=1 << drawn["depth"])
-
-
-def _soft_assignment(drawn: _Form, prior: SCMPrior) -> _Form:
-    """Values of 2^depth random prototypes, weighted by their responsibilities (the E step of a Gaussian mixture)."""
-    return _shallow(drawn, "share", form=Form.CELLS, depth=drawn["depth"], hidden=1 << drawn["depth"])
-
-
-def _gaussian_process(drawn: _Form, prior: SCMPrior) -> _Form:
-    """A draw of a Gaussian process with a squared exponential kernel of length scale 1 / gain, by as many Fourier features as fit."""
-    return _shallow(drawn, "sine", hidden=prior.hidden.high, gain=0.7 * drawn["gain"], bias=2.0)
-
-
-def _lookup(drawn: _Form, prior: SCMPrior) -> _Form:
-    """A value of its own for each category of the parent; of a real parent, the nearest prototype's."""
-    depth = 31 - jax.lax.clz(jnp.maximum(jnp.minimum(prior.hidden.high, 1 << DEEPEST), 2))
-    depth = jnp.maximum(depth, prior.depth.high)
-    return _shallow(drawn, "winner", form=Form.LOOKUP, depth=depth, hidden=1 << depth)
-
-
-def _shallow(drawn: _Form, name: str, **changes: Any) -> _Form:
-    """One hidden layer with one activation, and what else a family fixes."""
-    changes |= {"layers": 1, "activation": ACTIVATIONS.index(name)}
-    return _Form(drawn | {k: jnp.broadcast_to(jnp.asarray(v, drawn[k].dtype), drawn[k].shape) for k, v in changes.items()})
-
-
-SAMPLERS: dict[str, Sampler] = {
-    "linear": _linear,
-    "mlp": _mlp,
-    "tree": _tree,
-    "fourier": _fourier,
-    "quadratic": _quadratic,
-    "threshold": _threshold,
-    "matrix": _matrix,
-    "product": _product,
-    "discretize": _discretize,
-    "soft_assignment": _soft_assignment,
-    "gaussian_process": _gaussian_process,
-    "lookup": _lookup,
-}
-assert tuple(SAMPLERS) == FAMILIES
-
-
 def _edge_scale(key: Array, prior: SCMPrior) -> Array:
     """The weight of each edge, by one of the laws of `jaxrel.registry.SCALES`."""
     law = draw_choice(key, "scale law", prior.scales)
@@ -391,7 +292,7 @@ def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, A
     family = draw_choice(key, "family", prior.families)
     layer = jnp.arange(capacity.layers, dtype=jnp.int32)
     sizes = draw_integers(key, {"hidden": prior.hidden, "layers": prior.layers, "depth": prior.depth})
-    drawn = _Form(
+    drawn = Drawn(
         hidden=sizes["hidden"],
         layers=sizes["layers"],
         depth=sizes["depth"],
@@ -404,7 +305,7 @@ def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, A
     for code, sampler in enumerate(SAMPLERS.values()):
         form = sampler(drawn, prior)
         is_it = family == code
-        chosen = _Form({name: jnp.where(is_it[..., None] if x.ndim > is_it.ndim else is_it, form[name], x) for name, x in chosen.items()})
+        chosen = Drawn({name: jnp.where(is_it[..., None] if x.ndim > is_it.ndim else is_it, form[name], x) for name, x in chosen.items()})
     fits = (chosen["hidden"] <= capacity.hidden) & (chosen["layers"] <= capacity.layers)
     return {
         "edge_family": family,

@@ -16,8 +16,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.families import FAMILIES
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, FAMILIES, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
+from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
 from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [

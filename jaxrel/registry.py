@@ -1,31 +1,18 @@
 """The names of all families, in the order of their codes. Names never enter a pytree: a `Weights` leaf follows this order.
 
-A family's sampler is registered under its name in the module that implements it, which asserts that the two agree.
+A layout's sampler stands under its name in `jaxrel.layouts`, which asserts that the two agree; mechanism families name themselves in
+`jaxrel.families`.
 """
 
 from jaxrel.types import Combine, Kind, Popularity
 
-__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "FAMILIES", "KINDS", "LAYOUTS", "MARGINALS", "NOISES", "POPULARITIES", "SCALES"]
+__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "KINDS", "LAYOUTS", "MARGINALS", "NOISES", "POPULARITIES", "SCALES"]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
 KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
 POPULARITIES = tuple(p.name.lower() for p in Popularity)
 COMBINES = tuple(c.name.lower() for c in Combine)
 EXOGENOUS = ("series", "normal", "uniform", "beta", "mixture")
-FAMILIES = (
-    "linear",
-    "mlp",
-    "tree",
-    "fourier",
-    "quadratic",
-    "threshold",
-    "matrix",
-    "product",
-    "discretize",
-    "soft_assignment",
-    "gaussian_process",
-    "lookup",
-)
 SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
 NOISES = ("gaussian", "laplace", "uniform", "beta", "student")
 MARGINALS = (

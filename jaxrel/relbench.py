@@ -18,9 +18,9 @@ from jaxrel.catalog import Catalog, TableWords
 from jaxrel.convert import key_text_column, to_arrow, words_of
 from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
+from jaxrel.families import FAMILIES
 from jaxrel.files import atomic_folder, write_digest
 from jaxrel.random import STREAM_VERSION
-from jaxrel.registry import FAMILIES
 from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
 
 __all__ = ["write_plain", "write_relbench"]

@@ -18,6 +18,7 @@ __all__ = [
     "ALL_LANES",
     "CODE_LANE",
     "CLUSTERS",
+    "DEEPEST",
     "EXPORTS",
     "KNOTS",
     "LEVELS",
@@ -51,6 +52,7 @@ CLUSTERS = 3  # most clusters of one level
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
+DEEPEST = 6  # units compete in groups of at most 2^DEEPEST
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
 

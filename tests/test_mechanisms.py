@@ -16,10 +16,11 @@ from scipy import special, stats
 from jaxrel import presets
 from jaxrel.edges import edge_values, pack_edges
 from jaxrel.exogenous import exogenous_rows, sample_exogenous
+from jaxrel.families import FAMILIES
 from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, sample_edges, tied_weights
 from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
-from jaxrel.registry import ACTIVATIONS, EXOGENOUS, FAMILIES
+from jaxrel.registry import ACTIVATIONS, EXOGENOUS
 from jaxrel.types import ALL_LANES, CODE_LANE, KNOTS, TILE, Form
 
 SMALL = presets.load("default").small

@@ -14,8 +14,8 @@ from sampled import keys, stages
 
 import jaxrel
 from jaxrel import presets
+from jaxrel.families import FAMILIES
 from jaxrel.prior import Range, Weights, capacity_for, check, read_prior
-from jaxrel.registry import FAMILIES
 from jaxrel.types import Capacity, tiles_of
 
 

@@ -14,8 +14,9 @@ from flax import nnx
 from jax import Array
 
 import jaxrel
+from jaxrel.families import FAMILIES
 from jaxrel.prior import Weights
-from jaxrel.registry import ACTIVATIONS, FAMILIES, KINDS, MARGINALS
+from jaxrel.registry import ACTIVATIONS, KINDS, MARGINALS
 
 STEPS = 4
 
