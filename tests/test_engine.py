@@ -192,7 +192,8 @@ def test_one_program_serves_every_seed_and_prior(corpus: Path, tmp_path: Path, t
     scm = tiny.prior.scm
     other = dataclasses.replace(tiny.prior, scm=dataclasses.replace(scm, noise=dataclasses.replace(scm.noise, high=scm.noise.high * 0.5)))
     engine.generate((other, tiny.capacity), tmp_path, seed=123, databases=3)
-    assert before == [stage._cache_size() for stage in stages] == [1] * 5
+    assert min(before) > 0, "the corpus was made by other programs"
+    assert before == [stage._cache_size() for stage in stages]  # other tests of this process may have compiled other capacities
 
 
 def test_programs_are_kept_loaded_and_mended(tmp_path: Path) -> None:
