@@ -13,7 +13,7 @@ from jaxrel.catalog import Catalog, ColumnWords, TableWords
 from jaxrel.errors import UserError
 from jaxrel.families import FAMILIES
 from jaxrel.random import named_key
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, NodeKind
+from jaxrel.types import NO_ROW, NO_TABLE, Aggregate, Database, Kind, NodeKind
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
@@ -86,7 +86,8 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
         ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
         noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
-        table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
+        table, foreign_key (its slot) and name from a parent table's node to the gather node that reads it, and those and aggregate (count,
+        sum, …) from a child table's node to the aggregate node of its parent's.
 
     Raises:
         UserError: as `to_arrow` does.
@@ -140,8 +141,16 @@ def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
                 noise=float(node["noise"][t, n]),
                 columns=tuple(observed.get(n, ())),
             )
+    first = np.asarray(scm.pass2_start)
+    child_table, child_fk = np.asarray(scm.aggregate_table), np.asarray(scm.aggregate_fk)
+    child_export, law = np.asarray(scm.aggregate_export), np.asarray(scm.aggregate_law)
     for t, words in enumerate(catalog.tables):
         for n in range(int(node["count"][t])):
+            if node["kind"][t, n] == NodeKind.AGGREGATE:
+                a = n - int(first[t])
+                child, k = int(child_table[t, a]), int(child_fk[t, a])
+                cause, name = (child, int(export_node[child, child_export[t, a]])), catalog.tables[child].foreign_keys[k].name
+                graph.add_edge(cause, (t, n), foreign_key=k, name=name, aggregate=Aggregate(law[t, a]).name.lower())
             if node["kind"][t, n] == NodeKind.GATHER:
                 k = int(gather_fk[t, n])
                 parent = int(fk_parent[t, k])

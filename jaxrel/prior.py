@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.families import FAMILIES
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
-from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+from jaxrel.registry import ACTIVATIONS, AGGREGATE_LAWS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
+from jaxrel.types import AGGREGATES, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
     "LayoutPrior",
@@ -163,6 +163,10 @@ class SCMPrior:
     missing_by_itself: Array = _leaf("number", 0, 1)  # share of those where it is the missing value itself
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
+    aggregates: Range = _leaf("integer", 0, AGGREGATES)  # nodes that sum up child rows, of a table with children that have no time
+    aggregate_laws: Weights = _leaf("weights", names=AGGREGATE_LAWS)
+    recency: Array = _leaf("number", 0, 1)  # share of aggregates to which later children count for more
+    decay: Range = _leaf("real", 0, 20)  # e-foldings of that, from the first child row to the last
 
 
 @struct.dataclass
@@ -349,7 +353,7 @@ def _most_nodes(prior: Prior, columns: int) -> int:
 
 def _most(prior: Prior, columns: int, keys: int) -> tuple[int, int]:
     """Most nodes and edges of one table with so many columns and keys."""
-    nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high)
+    nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high) + int(prior.scm.aggregates.high)
     summary = int(float(prior.scm.summary) > 0)
     return nodes + gathers + summary, nodes * (nodes - 1) // 2 + nodes + gathers * nodes + summary * columns
 

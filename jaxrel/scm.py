@@ -1,8 +1,9 @@
 """Stage three: the structural causal model of every table, sampled as data for the kernel.
 
 Nodes of a table come in an order in which parents precede children: exogenous nodes, gather nodes, the first mechanism node, gather
-nodes of self-references (they read that first mechanism, which descends from none of them), the other mechanism nodes, and
-last a summary of all columns where the prior asks for one.
+nodes of self-references (they read that first mechanism, which descends from none of them), more mechanism nodes, aggregate nodes where
+children are summed up, the other mechanism nodes (the kernel's second pass, which no other table reads), and last a summary of
+all columns where the prior asks for one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.aggregates import sample_aggregates
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import sample_columns
 from jaxrel.exogenous import sample_exogenous
@@ -23,7 +25,21 @@ from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
-from jaxrel.types import ALL_LANES, CODE_LANE, EXPORTS, NO_TABLE, SCM, SCORES, Capacity, Form, Kind, NodeKind, Schema
+from jaxrel.types import (
+    AGGREGATES,
+    ALL_LANES,
+    CODE_LANE,
+    EXPORTS,
+    NO_TABLE,
+    SCM,
+    SCORES,
+    Aggregate,
+    Capacity,
+    Form,
+    Kind,
+    NodeKind,
+    Schema,
+)
 
 __all__ = ["sample_scm"]
 
@@ -41,6 +57,8 @@ class _TableGraph:
     gather_fk: Array  # i32[N]
     gather_export: Array  # i32[N]
     export_node: Array  # i32[EXPORTS]
+    pass2_start: Array  # i32[]
+    aggregates: dict[str, Array]  # [AGGREGATES] each
     fits: Array  # bool[]
 
 
@@ -90,11 +108,18 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     before = roots + jnp.sum(ahead, dtype=jnp.int32)
     itself = jnp.sum(wanted - ahead, dtype=jnp.int32)
     summary = draw_flag(key, "summary", law.summary) & referenced
-    total = before + inner + itself + summary.astype(jnp.int32)
+    aggregates = sample_aggregates(key, law, schema, table, EXPORTS)
+    heard = (aggregates["aggregate_table"] != NO_TABLE) & (inner >= 2) & ~summary  # a summary is read by others, hence of the first pass
+    aggregates["aggregate_table"] = jnp.where(heard, aggregates["aggregate_table"], NO_TABLE)
+    sums = jnp.sum(heard, dtype=jnp.int32)
+    second = jnp.where(sums > 0, (inner + 1) // 2, inner)  # rank of the first mechanism that may descend from an aggregate
+    total = before + inner + itself + sums + summary.astype(jnp.int32)
+    pass2_start = jnp.where(sums > 0, before + second + itself, total)
 
     # position of each node of the DAG in the table's order
     rank = running_sum(is_inner) - 1
     position = jnp.where(is_root, running_sum(is_root) - 1, before + rank + jnp.where(rank >= 1, itself, 0))
+    position = position + jnp.where(is_inner & (rank >= second), sums, 0)
     position = jnp.where(is_root | is_inner, position, N)
     source = jnp.zeros(N, jnp.int32).at[position].set(i, mode="drop")  # node of the DAG at a position
     from_dag = jnp.zeros(N, bool).at[position].set(is_root | is_inner, mode="drop")
@@ -112,8 +137,10 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     is_gather = jnp.zeros(N, bool).at[at.reshape(-1)].set(True, mode="drop")
     late = (is_gather & (i >= before)).astype(jnp.int32)  # a self-reference feeds none before the second mechanism
     kind = jnp.where(is_gather, NodeKind.GATHER, kind)
+    is_aggregate = (i >= pass2_start) & (i < pass2_start + sums)
+    kind = jnp.where(is_aggregate, NodeKind.AGGREGATE, kind)
 
-    # edges: the DAG's, from gathers into mechanisms, from columns into the summary
+    # edges: the DAG's, from gathers and aggregates into mechanisms, from columns into the summary
     adjacency = dag[source][:, source] & from_dag[:, None] & from_dag[None, :]
     is_mechanism = from_dag & is_inner[source]
     mechanism_rank = jnp.where(is_mechanism, rank[source], -1)
@@ -121,6 +148,10 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     favourite = below(bits(key, i, "favourite"), jnp.maximum(inner - late, 1)) + late
     fed = (fed | (mechanism_rank[None, :] == favourite[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= late[:, None])
     adjacency = adjacency | (is_gather[:, None] & fed)
+    heir = below(bits(key, i, "heir"), jnp.maximum(inner - second, 1)) + second
+    hears = chance(row_bits(named_key(key, "aggregate edge"), i[None, :], i[:, None]), rate(law.gather_edge))
+    hears = (hears | (mechanism_rank[None, :] == heir[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= second)
+    adjacency = adjacency | (is_aggregate[:, None] & hears)
 
     # columns observe distinct nodes: the first three mechanisms, the others whatever comes
     luck = bits(key, source, "column")
@@ -135,7 +166,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
 
     # exports: the first mechanism, the summary (or a random mechanism), a random mechanism
     mechanisms = jnp.argsort(~is_mechanism, stable=True).astype(jnp.int32)
-    draw = mechanisms[below(bits(key, slot, "exported"), jnp.maximum(inner, 1))]
+    draw = mechanisms[below(bits(key, slot, "exported"), jnp.maximum(second, 1))]  # of the first pass
     export_node = jnp.where(slot == 0, mechanisms[0], jnp.where((slot == 1) & summary, total - 1, draw))
     return _TableGraph(
         count=jnp.minimum(total, N),
@@ -145,7 +176,9 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
         gather_fk=gather_fk,
         gather_export=gather_export,
         export_node=export_node,
-        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
+        pass2_start=jnp.minimum(pass2_start, N),
+        aggregates=aggregates,
+        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + sums + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
     )
 
 
@@ -246,6 +279,13 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     parent = jnp.take_along_axis(schema.fk_parent, graph.gather_fk, axis=1)
     gathered = graph.export_node[jnp.maximum(parent, 0), graph.gather_export]
     width = jnp.where(graph.kind == NodeKind.GATHER, width[jnp.maximum(parent, 0), gathered], width)
+    slot = jnp.clip(i[None, :] - graph.pass2_start[:, None], 0, AGGREGATES - 1)
+    child, export, heard = (
+        jnp.take_along_axis(graph.aggregates[f"aggregate_{name}"], slot, axis=1) for name in ("table", "export", "law")
+    )
+    child = jnp.maximum(child, 0)
+    of_child = jnp.where(heard == Aggregate.COUNT, 1, width[child, graph.export_node[child, export]])
+    width = jnp.where(graph.kind == NodeKind.AGGREGATE, of_child, width)
 
     used = c[None, :] < schema.column_count[:, None]
     labelled = used & ((schema.column_kind == Kind.CATEGORICAL) | (schema.column_kind == Kind.BOOLEAN))
@@ -258,7 +298,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     is_summary = graph.kind == NodeKind.MECHANISM
     is_summary = is_summary & (graph.export_node[:, 1:2] == i[None, :]) & (i[None, :] == graph.count[:, None] - 1)
     classes = jnp.where(observed, of_column, jnp.where(hidden_class & ~is_summary, drawn_classes, 0))
-    classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER), classes, 0)
+    classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER) & (graph.kind != NodeKind.AGGREGATE), classes, 0)
 
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
     stream = named_key(table_key, "edge")
@@ -281,6 +321,8 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         gather_fk=graph.gather_fk,
         gather_export=graph.gather_export,
         export_node=graph.export_node,
+        pass2_start=graph.pass2_start,
+        **graph.aggregates,
         **sample_exogenous(node_key, law, schema.is_activity[:, None]),
         edge_start=start,
         edge_parent=parent_node,

@@ -15,6 +15,7 @@ from jax import Array
 from jaxrel import struct
 
 __all__ = [
+    "AGGREGATES",
     "ALL_LANES",
     "CODE_LANE",
     "CLUSTERS",
@@ -27,10 +28,13 @@ __all__ = [
     "MAX_FOREIGN_KEYS",
     "SCM",
     "TILE",
+    "Aggregate",
     "Capacity",
     "Combine",
     "Database",
     "Form",
+    "INTERVENTIONS",
+    "Interventions",
     "Kind",
     "LinkLaw",
     "Links",
@@ -49,6 +53,8 @@ NO_ROW = -1  # no parent row: a null foreign key, or padding
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
 LEVELS = 5  # most levels of a hierarchical stochastic block model
 CLUSTERS = 3  # most clusters of one level
+AGGREGATES = 2  # most aggregate nodes of a table
+INTERVENTIONS = 8  # most interventions on one database at a time
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
@@ -90,7 +96,18 @@ class NodeKind(enum.IntEnum):
     EXOGENOUS = 0
     GATHER = 1  # a parent row's exported node, through a foreign key
     MECHANISM = 2
-    AGGREGATE = 3  # over the children; not sampled yet
+    AGGREGATE = 3  # over the child rows that refer to a row
+
+
+class Aggregate(enum.IntEnum):
+    """How an aggregate node sums up the rows that refer to a row."""
+
+    COUNT = 0
+    SUM = 1
+    MEAN = 2
+    MIN = 3
+    MAX = 4
+    LAST = 5  # of the child with the highest row id
 
 
 class Form(enum.IntEnum):
@@ -227,7 +244,13 @@ class SCM:
     node_spread: Array  # f32[T, N], how its logarithm grows with the signal (0: the same noise everywhere)
     gather_fk: Array  # i32[T, N], gather nodes: through which foreign key
     gather_export: Array  # i32[T, N], gather nodes: which export of the parent table
-    export_node: Array  # i32[T, EXPORTS], exported nodes of each table
+    export_node: Array  # i32[T, EXPORTS], exported nodes of each table, all before pass2_start
+    pass2_start: Array  # i32[T], first node that needs aggregates: node pass2_start + a is aggregate a; node_count where there are none
+    aggregate_table: Array  # i32[T, AGGREGATES], child table, or NO_TABLE
+    aggregate_fk: Array  # i32[T, AGGREGATES], its key that leads here
+    aggregate_export: Array  # i32[T, AGGREGATES], which export of it
+    aggregate_law: Array  # i32[T, AGGREGATES], Aggregate
+    aggregate_decay: Array  # f32[T, AGGREGATES], e-foldings by which the first child row weighs less than the last; 0: all alike
     series_trend: Array  # f32[T, N], amplitude of the trend
     series_power: Array  # f32[T, N], its power law
     series_cycle: Array  # f32[T, N], amplitude of the cycle
@@ -266,6 +289,19 @@ class SCM:
 
 
 @struct.dataclass
+class Interventions:
+    """What is done to nodes, one entry each: ``value ← scale · value + shift``, after noise, before anything reads it (Pearl's do)."""
+
+    table: Array  # i32[INTERVENTIONS], NO_TABLE: nothing is done
+    node: Array  # i32[INTERVENTIONS]
+    lane: Array  # i32[INTERVENTIONS], ALL_LANES, or CODE_LANE: the code of a categorical node, whose lanes follow
+    scale: Array  # f32[INTERVENTIONS], 0: the value is set
+    shift: Array  # f32[INTERVENTIONS]
+    first_row: Array  # i32[INTERVENTIONS], rows first_row … past_row - 1 of the table
+    past_row: Array  # i32[INTERVENTIONS]
+
+
+@struct.dataclass
 class Database:
     """A relational database as arrays. Rows past a table's count are padding: values 0, keys NO_ROW, missing True."""
 
@@ -275,6 +311,7 @@ class Database:
     values: Array  # f32[C, R], categories as codes
     missing: Array  # bool[C, R]
     time: Array  # i32[R], seconds since 1970-01-01 UTC; 0 where the table has no time
+    aggregates: Array  # f32[AGGREGATES, W, R], what aggregate nodes say of each row's children; None for real data
     fits: Array  # bool[], False: something was clipped to the capacity and the database is not the prior's
 
 

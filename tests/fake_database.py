@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.types import (
+    AGGREGATES,
     EXPORTS,
     NO_ROW,
     NO_TABLE,
@@ -79,7 +80,16 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         fits=np.bool_(True),
     )
     links = _filled(Links, parent_row=parent_row)
-    return Database(schema=schema, links=links, scm=_scm(), values=values, missing=missing, time=time, fits=np.bool_(True))
+    return Database(
+        schema=schema,
+        links=links,
+        scm=_scm(),
+        values=values,
+        missing=missing,
+        time=time,
+        aggregates=np.zeros((AGGREGATES, 1, r), np.float32),
+        fits=np.bool_(True),
+    )
 
 
 def _scm() -> SCM:
@@ -107,6 +117,11 @@ def _scm() -> SCM:
         node_noise=np.full((T, N), 0.1, np.float32),
         gather_fk=gather_fk,
         gather_export=np.zeros((T, N), np.int32),
+        pass2_start=np.array([5, 5, 7, 0], np.int32),
+        aggregate_table=np.full((T, AGGREGATES), NO_TABLE, np.int32),
+        aggregate_fk=np.zeros((T, AGGREGATES), np.int32),
+        aggregate_export=np.zeros((T, AGGREGATES), np.int32),
+        aggregate_law=np.zeros((T, AGGREGATES), np.int32),
         export_node=np.tile(np.array([3, 1, 2], np.int32)[:EXPORTS], (T, 1)),
         edge_start=edge_start,
         edge_parent=edge_parent,

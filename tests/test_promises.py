@@ -126,7 +126,7 @@ def test_p4_rows_in_chunks_are_those_of_the_whole(name: str) -> None:
     capacity, prior, span = large(name), more_rows(name), 2
     links_in = jax.jit(functools.partial(jaxrel.link_rows, capacity=capacity, tiles=span))
     rows_in = jax.jit(functools.partial(jaxrel.simulate_rows, capacity=capacity, tiles=span))
-    own_parents = 0
+    own_parents, heard = 0, 0
     for seed in range(3):
         key = keys(1, 1000 + seed)[0]
         db = jax.device_get(staged(key, prior, capacity))
@@ -140,11 +140,13 @@ def test_p4_rows_in_chunks_are_those_of_the_whole(name: str) -> None:
                 chunk = {"table": jnp.int32(table.index), "first_tile": jnp.int32(first)}
                 links = links_in(db.schema, db.links, **chunk)
                 np.testing.assert_array_equal(np.asarray(links)[:, :size], db.links.parent_row[:, there])
-                rows = rows_in(key, db.schema, db.links, db.scm, **chunk)
+                rows = rows_in(key, db.schema, db.links, db.scm, **chunk, aggregates=db.aggregates)
                 for part, whole in ((rows.values, db.values), (rows.missing, db.missing), (rows.time, db.time)):
                     np.testing.assert_array_equal(np.asarray(part)[..., :size], whole[..., there])
                 ids = jnp.arange(here.start, here.stop, dtype=jnp.int32)
                 np.testing.assert_array_equal(time_rows(db.schema, jnp.int32(table.index), ids), db.time[there])
+        heard += int((db.scm.aggregate_table >= 0).any())
+    assert heard, "no table sums up its children: choose other keys"
     assert own_parents, "no long table refers to itself: choose other keys"
 
 
