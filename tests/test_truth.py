@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import networkx as nx
 import numpy as np
 import pytest
-from sampled import each, keys, small, staged, stages, tables
+from sampled import each, keys, small, staged, stages, tables, traced_once
 
 import jaxrel
 from jaxrel import interventions
