@@ -35,6 +35,7 @@ _HOST = {  # imported when first asked for: the device side needs neither pandas
     "validate": "jaxrel.validate",
     "write_plain": "jaxrel.relbench",
     "write_relbench": "jaxrel.relbench",
+    "measure_dependencies": "jaxrel.dependencies",
 }
 
 

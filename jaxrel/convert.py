@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from jaxrel.catalog import Catalog, ColumnWords, TableWords
+from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
-from jaxrel.families import FAMILIES
 from jaxrel.random import named_key
-from jaxrel.types import NO_ROW, NO_TABLE, Aggregate, Database, Kind, NodeKind
+from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
@@ -86,8 +86,7 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
         ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
         noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
-        table, foreign_key (its slot) and name from a parent table's node to the gather node that reads it, and those and aggregate (count,
-        sum, …) from a child table's node to the aggregate node of its parent's.
+        table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
 
     Raises:
         UserError: as `to_arrow` does.
@@ -105,7 +104,7 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
             parent = int(fk_parent[t, k])
             names = schema.edges[parent, t]["foreign_keys"] if schema.has_edge(parent, t) else ()
             schema.add_edge(parent, t, foreign_keys=(*names, fk.name))
-    return {"schema": schema} if db.scm is None else {"schema": schema, "scm": _scm_graph(db, catalog)}
+    return {"schema": schema} if db.scm is None else {"schema": schema, "scm": to_digraph(describe_graph(db, catalog), catalog)}
 
 
 def key_text_column(words: TableWords) -> str:
@@ -115,57 +114,6 @@ def key_text_column(words: TableWords) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
-    import networkx as nx
-
-    scm = db.scm
-    assert scm is not None
-    graph: nx.DiGraph[tuple[int, int]] = nx.DiGraph()
-    node = {name: np.asarray(getattr(scm, f"node_{name}")) for name in ("count", "kind", "classes", "width", "noise")}
-    edge = {name: np.asarray(getattr(scm, f"edge_{name}")) for name in ("start", "parent", "family", "scale", "layers", "hidden")}
-    column_node, export_node = np.asarray(scm.column_node), np.asarray(scm.export_node)
-    gather_fk, gather_export, fk_parent = np.asarray(scm.gather_fk), np.asarray(scm.gather_export), np.asarray(db.schema.fk_parent)
-    for t, words in enumerate(catalog.tables):
-        observed: dict[int, list[str]] = {}
-        for column, n in zip(words.columns, column_node[t].tolist(), strict=False):
-            observed.setdefault(n, []).append(column.name)
-        for n in range(int(node["count"][t])):
-            graph.add_node(
-                (t, n),
-                table=words.name,
-                kind=NodeKind(node["kind"][t, n]).name.lower(),
-                classes=int(node["classes"][t, n]),
-                width=int(node["width"][t, n]),
-                noise=float(node["noise"][t, n]),
-                columns=tuple(observed.get(n, ())),
-            )
-    first = np.asarray(scm.pass2_start)
-    child_table, child_fk = np.asarray(scm.aggregate_table), np.asarray(scm.aggregate_fk)
-    child_export, law = np.asarray(scm.aggregate_export), np.asarray(scm.aggregate_law)
-    for t, words in enumerate(catalog.tables):
-        for n in range(int(node["count"][t])):
-            if node["kind"][t, n] == NodeKind.AGGREGATE:
-                a = n - int(first[t])
-                child, k = int(child_table[t, a]), int(child_fk[t, a])
-                cause, name = (child, int(export_node[child, child_export[t, a]])), catalog.tables[child].foreign_keys[k].name
-                graph.add_edge(cause, (t, n), foreign_key=k, name=name, aggregate=Aggregate(law[t, a]).name.lower())
-            if node["kind"][t, n] == NodeKind.GATHER:
-                k = int(gather_fk[t, n])
-                parent = int(fk_parent[t, k])
-                cause = (parent, int(export_node[parent, gather_export[t, n]]))
-                graph.add_edge(cause, (t, n), foreign_key=k, name=words.foreign_keys[k].name)
-            for e in range(int(edge["start"][t, n]), int(edge["start"][t, n + 1])):
-                graph.add_edge(
-                    (t, int(edge["parent"][e])),
-                    (t, n),
-                    family=FAMILIES[int(edge["family"][e])],
-                    scale=float(edge["scale"][e]),
-                    layers=int(edge["layers"][e]),
-                    hidden=int(edge["hidden"][e]),
-                )
-    return graph
 
 
 def words_of(db: Database, catalog: Catalog | None) -> Catalog:

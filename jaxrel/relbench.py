@@ -15,13 +15,13 @@ import yaml
 
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog, TableWords
+from jaxrel.causal import describe_graph
 from jaxrel.convert import key_text_column, to_arrow, words_of
 from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
-from jaxrel.families import FAMILIES
 from jaxrel.files import atomic_folder, write_digest
 from jaxrel.random import STREAM_VERSION
-from jaxrel.types import MAX_FOREIGN_KEYS, Aggregate, Database, Kind, NodeKind
+from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
 
 __all__ = ["write_plain", "write_relbench"]
 
@@ -254,7 +254,7 @@ def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], 
         "stream_version": STREAM_VERSION,
         "schema_key": np.asarray(db.schema.key).tolist(),
         "tables": {words.name: _table_entry(words, catalog, tables[words.name]) for words in catalog.tables},
-        "causal_graph": None if db.scm is None else _causal_graph(db, catalog),
+        "causal_graph": None if db.scm is None else describe_graph(db, catalog),
     }
 
 
@@ -274,48 +274,3 @@ def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[s
         "foreign_keys": {fk.name: {"parent": fk.parent, "nullable": fk.nullable} for fk in words.foreign_keys},
         "features": columns,
     }
-
-
-def _causal_graph(db: Database, catalog: Catalog) -> dict[str, Any]:
-    """Per table: kind and categories of each node, edges [cause, effect, family], gathers, aggregates, and each column's node and lane."""
-    scm = db.scm
-    assert scm is not None
-    kinds, classes, count = (np.asarray(x) for x in (scm.node_kind, scm.node_classes, scm.node_count))
-    start, cause, family = (np.asarray(x) for x in (scm.edge_start, scm.edge_parent, scm.edge_family))
-    column_node, column_lane, export = (np.asarray(x) for x in (scm.column_node, scm.column_lane, scm.export_node))
-    gather_fk, gather_export, fk_parent = (np.asarray(x) for x in (scm.gather_fk, scm.gather_export, db.schema.fk_parent))
-    graph = {}
-    for t, words in enumerate(catalog.tables):
-        n = int(count[t])
-        gathers = []
-        for x in np.flatnonzero(kinds[t, :n] == NodeKind.GATHER).tolist():
-            k = int(gather_fk[t, x])
-            parent = int(fk_parent[t, k])
-            fk, node = words.foreign_keys[k], int(export[parent, gather_export[t, x]])
-            gathers.append({"node": x, "foreign_key": fk.name, "parent": fk.parent, "parent_node": node})
-        aggregates = []
-        for x in np.flatnonzero(kinds[t, :n] == NodeKind.AGGREGATE).tolist():
-            a = x - int(np.asarray(scm.pass2_start)[t])
-            child, k = (int(np.asarray(of)[t, a]) for of in (scm.aggregate_table, scm.aggregate_fk))
-            node, law = int(export[child, np.asarray(scm.aggregate_export)[t, a]]), Aggregate(np.asarray(scm.aggregate_law)[t, a])
-            words_of_child = catalog.tables[child]
-            aggregates.append(
-                {
-                    "node": x,
-                    "child": words_of_child.name,
-                    "foreign_key": words_of_child.foreign_keys[k].name,
-                    "child_node": node,
-                    "aggregate": law.name.lower(),
-                }
-            )
-        effect = np.repeat(np.arange(n), np.diff(start[t, : n + 1]))
-        edge = np.arange(start[t, 0], start[t, n])
-        triples = zip(cause[edge].tolist(), effect.tolist(), family[edge].tolist(), strict=True)
-        graph[words.name] = {
-            "nodes": [[NodeKind(kinds[t, x]).name.lower(), int(classes[t, x])] for x in range(n)],
-            "edges": [[a, b, FAMILIES[f]] for a, b, f in triples],
-            "gathers": gathers,
-            "aggregates": aggregates,
-            "columns": {c.name: [int(column_node[t, i]), int(column_lane[t, i])] for i, c in enumerate(words.columns)},
-        }
-    return graph

@@ -131,6 +131,10 @@ def _scm() -> SCM:
         edge_layers=np.ones_like(edge_parent),
         column_node=np.tile(np.array([0, 1, 2, 3, 4, 0], np.int32), (T, 1)),
         column_lane=np.zeros((T, C), np.int32),
+        column_driver=np.tile(np.array([-1, 0, -1, 3, 2, -1], np.int32), (T, 1)),
+        series_trend=np.zeros((T, N), np.float32),
+        series_cycle=np.zeros((T, N), np.float32),
+        series_rho=np.tile(np.float32([0.0, 0.0, 0.5, 0.0])[:, None], N),
     )
 
 

@@ -25,7 +25,7 @@ def mapping(name: str = "tiny") -> dict[str, Any]:
 
 
 def test_the_presets_are_there() -> None:
-    assert {"tiny", "default", "plurel"} <= set(presets.names())
+    assert {"tiny", "default", "plurel", "hoppe"} <= set(presets.names())
     with pytest.raises(ValueError, match="preset 'tny' is unknown; known presets are .*tiny"):
         presets.load("tny")
 

@@ -17,12 +17,12 @@ from jaxrel.prior import Range
 from jaxrel.schema import time_rows
 from jaxrel.types import NO_ROW, NO_TABLE, TILE, Database, Kind, LinkLaw
 
-QUICK = ("tiny", "default")
-PLUREL = pytest.param("plurel", marks=pytest.mark.slow)
+QUICK = ("tiny", "default", "hoppe")  # the last runs on the second's programs
+PLUREL, HOPPE = (pytest.param(name, marks=pytest.mark.slow) for name in ("plurel", "hoppe"))
 PRESETS = (*QUICK, PLUREL)
 # A program of the whole pipeline compiles for half a minute, so each promise is quick where it is cheap or hard, and slow elsewhere.
-TINY_QUICK = ("tiny", pytest.param("default", marks=pytest.mark.slow), PLUREL)
-DEFAULT_QUICK = (pytest.param("tiny", marks=pytest.mark.slow), "default", PLUREL)
+TINY_QUICK = ("tiny", pytest.param("default", marks=pytest.mark.slow), PLUREL, HOPPE)
+DEFAULT_QUICK = (pytest.param("tiny", marks=pytest.mark.slow), "default", PLUREL, HOPPE)
 
 
 def crop(x: Any, like: Any) -> np.ndarray:
@@ -203,7 +203,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
             assert db.missing[len(table.values) :, table.rows].all()
         assert (db.links.parent_row[:, ~real] == NO_ROW).all() and not db.time[~real].any()
         assert not db.values[:, ~real].any() and db.missing[:, ~real].all()
-    assert seen["timed"] and (name == "plurel" or (seen["nulls"] and seen["self"])), seen
+    assert seen["timed"] and (name in ("plurel", "hoppe") or (seen["nulls"] and seen["self"])), seen
 
 
 # ---------------------------------------------------------------- P7, as far as it goes: the model behind the cells
