@@ -85,7 +85,8 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
     Returns:
         ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
-        noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
+        noise, columns: names of the columns that observe it, and where it shows a trait of a link, trait: the child table and the name
+        of its key); edges cause → effect, with family, scale, layers and hidden inside a
         table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
 
     Raises:
@@ -126,6 +127,7 @@ def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
     edge = {name: np.asarray(getattr(scm, f"edge_{name}")) for name in ("start", "parent", "family", "scale", "layers", "hidden")}
     column_node, export_node = np.asarray(scm.column_node), np.asarray(scm.export_node)
     gather_fk, gather_export, fk_parent = np.asarray(scm.gather_fk), np.asarray(scm.gather_export), np.asarray(db.schema.fk_parent)
+    trait_table, trait_fk = np.asarray(scm.trait_table), np.asarray(scm.trait_fk)
     for t, words in enumerate(catalog.tables):
         observed: dict[int, list[str]] = {}
         for column, n in zip(words.columns, column_node[t].tolist(), strict=False):
@@ -140,6 +142,9 @@ def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
                 noise=float(node["noise"][t, n]),
                 columns=tuple(observed.get(n, ())),
             )
+            child = int(trait_table[t, n])
+            if child != NO_TABLE:
+                graph.nodes[t, n]["trait"] = (child, catalog.tables[child].foreign_keys[int(trait_fk[t, n])].name)
     for t, words in enumerate(catalog.tables):
         for n in range(int(node["count"][t])):
             if node["kind"][t, n] == NodeKind.GATHER:

@@ -121,6 +121,9 @@ class LinkPrior:
     popularity: Weights = _leaf("weights", names=POPULARITIES)
     inactive: Range = _leaf("share", 0, 0.99)
     roots: Range = _leaf("share")  # self-references: share of rows without a parent
+    agree: Array = _leaf("number", 0, 1)  # share of clustered keys that follow the first one of their table
+    homophily: Array = _leaf("number", 0, 1)  # share of keys by which like links to like; keys to tables without time only
+    strength: Range = _leaf("share", -1, 1)  # their rank correlation
 
 
 @struct.dataclass
@@ -163,6 +166,7 @@ class SCMPrior:
     missing_by_itself: Array = _leaf("number", 0, 1)  # share of those where it is the missing value itself
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
+    trait: Array = _leaf("number", 0, 1)  # share of homophilous keys whose traits are exogenous nodes of their two tables
 
 
 @struct.dataclass

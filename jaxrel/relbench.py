@@ -21,7 +21,7 @@ from jaxrel.errors import UserError
 from jaxrel.families import FAMILIES
 from jaxrel.files import atomic_folder, write_digest
 from jaxrel.random import STREAM_VERSION
-from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
+from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, Database, Kind, NodeKind
 
 __all__ = ["write_plain", "write_relbench"]
 
@@ -277,13 +277,14 @@ def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[s
 
 
 def _causal_graph(db: Database, catalog: Catalog) -> dict[str, Any]:
-    """Per table: kind and number of categories of each node, edges [cause, effect, family], gathers, and each column's node."""
+    """Per table: kind and categories of each node, edges [cause, effect, family], gathers, nodes that show traits, each column's node."""
     scm = db.scm
     assert scm is not None
     kinds, classes, count = (np.asarray(x) for x in (scm.node_kind, scm.node_classes, scm.node_count))
     start, cause, family = (np.asarray(x) for x in (scm.edge_start, scm.edge_parent, scm.edge_family))
     column_node, column_lane, export = (np.asarray(x) for x in (scm.column_node, scm.column_lane, scm.export_node))
     gather_fk, gather_export, fk_parent = (np.asarray(x) for x in (scm.gather_fk, scm.gather_export, db.schema.fk_parent))
+    trait_table, trait_fk = np.asarray(scm.trait_table), np.asarray(scm.trait_fk)
     graph = {}
     for t, words in enumerate(catalog.tables):
         n = int(count[t])
@@ -300,6 +301,11 @@ def _causal_graph(db: Database, catalog: Catalog) -> dict[str, Any]:
             "nodes": [[NodeKind(kinds[t, x]).name.lower(), int(classes[t, x])] for x in range(n)],
             "edges": [[a, b, FAMILIES[f]] for a, b, f in triples],
             "gathers": gathers,
+            "traits": [
+                {"node": x, "table": child.name, "foreign_key": child.foreign_keys[int(trait_fk[t, x])].name}
+                for x in np.flatnonzero(trait_table[t, :n] != NO_TABLE).tolist()
+                for child in [catalog.tables[int(trait_table[t, x])]]
+            ],
             "columns": {c.name: [int(column_node[t, i]), int(column_lane[t, i])] for i, c in enumerate(words.columns)},
         }
     return graph

@@ -116,6 +116,8 @@ def _scm() -> SCM:
         edge_layers=np.ones_like(edge_parent),
         column_node=np.tile(np.array([0, 1, 2, 3, 4, 0], np.int32), (T, 1)),
         column_lane=np.zeros((T, C), np.int32),
+        trait_table=np.full((T, N), NO_TABLE, np.int32),
+        trait_fk=np.zeros((T, N), np.int32),
     )
 
 
