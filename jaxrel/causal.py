@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrel.catalog import Catalog
 from jaxrel.families import FAMILIES
-from jaxrel.types import Aggregate, Database, NodeKind
+from jaxrel.types import NO_TABLE, Aggregate, Database, NodeKind
 
 if TYPE_CHECKING:  # loads slowly, and writing files does not need it
     import networkx as nx
@@ -29,6 +29,7 @@ def describe_graph(db: Database, catalog: Catalog) -> dict[str, dict[str, Any]]:
         ``edges`` inside the table, [cause, effect, family, scale, layers, hidden units];
         ``gathers``: node, foreign_key, and the parent and parent_node it reads;
         ``aggregates``: node, child, foreign_key (the child's), child_node, and aggregate (count, sum, …) of the child rows that refer here;
+        ``traits``: node, and the table and foreign_key of the homophilous link whose trait it shows;
         ``columns``: [node, lane] by name;
         ``missing``: by the name of a column whose values are missing the likelier the higher another one ranks, that other (or itself).
     """
@@ -40,10 +41,11 @@ def describe_graph(db: Database, catalog: Catalog) -> dict[str, dict[str, Any]]:
     exported, fk_parent, null = np.asarray(scm.export_node), np.asarray(db.schema.fk_parent), np.asarray(db.schema.column_null)
     gather_fk, gather_export = np.asarray(scm.gather_fk), np.asarray(scm.gather_export)
     aggregate = {name: np.asarray(getattr(scm, f"aggregate_{name}")) for name in ("table", "fk", "export", "law")}
+    trait_table, trait_fk = np.asarray(scm.trait_table), np.asarray(scm.trait_fk)
     follows_order = (np.asarray(scm.series_trend) != 0) | (np.asarray(scm.series_cycle) != 0) | (np.asarray(scm.series_rho) > 0)
     graph = {}
     for t, words in enumerate(catalog.tables):
-        nodes, edges, gathers, aggregates = [], [], [], []
+        nodes, edges, gathers, aggregates, traits = [], [], [], [], []
         for n in range(int(node["count"][t])):
             kind = NodeKind(node["kind"][t, n])
             entry = {"kind": kind.name.lower()} | {name: int(node[name][t, n]) for name in ("classes", "width")}
@@ -55,6 +57,9 @@ def describe_graph(db: Database, catalog: Catalog) -> dict[str, dict[str, Any]]:
                 read = int(exported[int(fk_parent[t, k]), gather_export[t, n]])
                 fk = words.foreign_keys[k]
                 gathers.append({"node": n, "foreign_key": fk.name, "parent": fk.parent, "parent_node": read})
+            if (child := int(trait_table[t, n])) != NO_TABLE:
+                other = catalog.tables[child]
+                traits.append({"node": n, "table": other.name, "foreign_key": other.foreign_keys[int(trait_fk[t, n])].name})
             if kind == NodeKind.AGGREGATE:
                 child, k, export, law = (int(of[t, n - int(scm.pass2_start[t])]) for of in aggregate.values())
                 other = catalog.tables[child]
@@ -70,6 +75,7 @@ def describe_graph(db: Database, catalog: Catalog) -> dict[str, dict[str, Any]]:
             "edges": edges,
             "gathers": gathers,
             "aggregates": aggregates,
+            "traits": traits,
             "columns": {name: [int(column["node"][t, c]), int(column["lane"][t, c])] for c, name in enumerate(names)},
             "missing": {name: names[driver] for name, driver in drivers.items() if driver >= 0},
         }
@@ -106,6 +112,8 @@ def to_digraph(graph: dict[str, dict[str, Any]], catalog: Catalog) -> nx.DiGraph
             digraph.add_node((number[table], n), table=table, **shown, columns=observed.get(n, ()))
     for words, part in zip(catalog.tables, graph.values(), strict=True):
         t, slots = number[words.name], [fk.name for fk in words.foreign_keys]
+        for trait in part["traits"]:
+            digraph.nodes[t, trait["node"]]["trait"] = number[trait["table"]], trait["foreign_key"]
         for gather in part["gathers"]:
             cause, name = (number[gather["parent"]], gather["parent_node"]), gather["foreign_key"]
             digraph.add_edge(cause, (t, gather["node"]), foreign_key=slots.index(name), name=name)

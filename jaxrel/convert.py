@@ -85,7 +85,8 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
     Returns:
         ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
-        noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
+        noise, columns: names of the columns that observe it, and where it shows a trait of a link, trait: the child table and the name
+        of its key); edges cause → effect, with family, scale, layers and hidden inside a
         table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
 
     Raises:

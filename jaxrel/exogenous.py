@@ -3,6 +3,8 @@
 ``value(r) = trend · t^power + cycle · sin(2π (phase + t / period)) + noise · Q(ar(r))`` with ``t = (r + ½) / n``; ``ar`` is a stationary
 AR(1) of unit variance over counter-based normal innovations, cut after 128 steps; ``Q`` maps a normal score to the wished distribution,
 piecewise linear between KNOTS scores. Every family is a choice of these numbers.
+
+A node may show a trait of a link instead (`jaxrel.traits`): then its value is ``Q`` of the trait's normal score.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
 from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
 from jaxrel.tiles import SEGMENT
+from jaxrel.traits import trait_scores
 from jaxrel.types import KNOTS
 
-__all__ = ["exogenous_rows", "sample_exogenous"]
+__all__ = ["exogenous_rows", "sample_exogenous", "trait_rows"]
 
 _SCORES = np.linspace(-4.0, 4.0, KNOTS).astype(np.float32)
 _PROBABILITIES = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in _SCORES], np.float32)
@@ -149,3 +152,19 @@ def exogenous_rows(key: Array, node: dict[str, Array], n: Array, rows: Array, an
     turns = turns + (field["series_phase"] >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
     smooth = field["series_trend"] * trend + field["series_cycle"] * sine_turns(turns)
     return smooth + field["series_noise"] * jax.vmap(_interpolate)(z, node["noise_knots"])
+
+
+def trait_rows(stream: Array, is_parent: Array, knots: Array, n: Array, rows: Array) -> Array:
+    """Values of one exogenous node of every database that shows a trait, at the rows of a tile.
+
+    Args:
+        stream: u32[B, 2], the streams of the keys.
+        is_parent: bool[B], the rows are of the key's parent table.
+        knots: f32[B, KNOTS], the node's ``noise_knots``.
+        n: i32[B], rows of the tables.
+        rows: i32[B, TILE].
+
+    Returns:
+        f32[B, TILE].
+    """
+    return jax.vmap(_interpolate)(trait_scores(stream, is_parent, rows, n), knots)

@@ -20,7 +20,7 @@ from jaxrel.aggregates import aggregate_children, as_ordered
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import from_score, knots_of, missing_values, to_score
 from jaxrel.edges import Packed, combine_edges, pack_edges
-from jaxrel.exogenous import exogenous_rows
+from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import noise_of, uneven
 from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
 from jaxrel.schema import missing_key, time_rows
@@ -51,7 +51,7 @@ _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
-_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start")
+_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
 
 
 @struct.dataclass
@@ -80,6 +80,7 @@ class _Context:
 
     noise_key: Array  # u32[B, N, 2], exogenous noise of each node
     weight_key: Array  # u32[B, N, 2], prototypes of each node
+    link_key: Array  # u32[B, 2], links and the traits that they follow
     tile: Tile
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
@@ -208,6 +209,16 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
         series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
         value = exogenous_rows(context.noise_key[:, n], series, row_count, context.tile.rows, any_memory)
+        shows = (context.nodes["trait_table"][:, n] != NO_TABLE) & has(NodeKind.EXOGENOUS)
+
+        def trait(value: Array) -> Array:
+            child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
+            stream = named_key(context.link_key, _at(schema.table_id, child), _at(_at(schema.fk_id, child), fk))
+            is_parent = shows & (child != context.tile.table)
+            shown = trait_rows(stream, is_parent, series["noise_knots"], row_count, context.tile.rows)
+            return jnp.where(shows[:, None], shown, value)
+
+        value = jax.lax.cond(jnp.any(shows), trait, lambda x: x, value)
         return blank.at[:, 0].set(value)
 
     signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
@@ -323,6 +334,7 @@ def _step(
     context = _Context(
         noise_key=named_key(key[:, None], table_id[:, None], node),
         weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
+        link_key=links.key,
         tile=tile,
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,

@@ -1,10 +1,13 @@
-"""Stage two: foreign-key links by two laws, cluster and slot, and the tree law of self-references.
+"""Stage two: foreign-key links by two laws, cluster and slot, the tree law of self-references, and the trait law of `jaxrel.traits`.
 
 *Cluster law*: the hierarchical stochastic block model. ``P(parent a | child b) ∝ popularity[a] · Π_l M_l[a's cluster, b's cluster]``.
 A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
 the levels: with ``S_l[a_1…a_l, b_{l+1}…b_L]`` the weight of all parents below a prefix, the next digit has weight
 ``M_l[a_l, b_l] · S_l``. Each level has CLUSTERS^LEVELS such choices, whose probabilities are kept in 2^-31; a child row costs
 O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link.
+
+A key that *agrees* with an earlier one of its table takes that key's path: the same clusters of the same sizes, thresholds and words, so
+that both parents of a child lie in the same base cluster, each in its own table; the row in the cluster is drawn by its own popularity.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from jaxrel.batching import batched
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
 from jaxrel.tiles import tile_at, tile_count
-from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
+from jaxrel.traits import trait_parents
+from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
 __all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "place_links", "sample_link_laws", "sample_links"]
 
@@ -186,9 +190,10 @@ def _empty_tables(capacity: Capacity) -> KeyTables:
 
 
 def _cluster_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array
+    schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, n: Array, trips: Array
 ) -> Array:
     """The cluster law: i32[rows] parents of some child rows. ``trips``: levels, halvings of blocks, of rows, i32[3]."""
+    guide = links.agree[table, k]
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
     rest = jnp.minimum(rows // child_size, child_clusters - 1)
@@ -196,7 +201,7 @@ def _cluster_rows(
     for level in reversed(range(LEVELS)):  # the child's digits, in radix CLUSTERS
         suffix = suffix + (rest % child_counts[level]) * stride
         rest, stride = rest // child_counts[level], stride * CLUSTERS
-    ends = tables.ends[k].reshape(-1)
+    ends = tables.ends[guide].reshape(-1)
 
     def read(x: Array, at: Any) -> Array:  # in bounds, or nobody reads what follows
         return x.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
@@ -205,13 +210,13 @@ def _cluster_rows(
         code, index = state
         stride = jnp.asarray([CLUSTERS**p for p in range(1, LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]
         at = code * stride + suffix % stride + level * ((CLUSTERS - 1) * _BASE)
-        x = row_bits(stream, rows, level) >> 1
+        x = row_bits(streams[guide], rows, level) >> 1
         chosen = sum((x >= read(ends, at + d * _BASE)).astype(jnp.int32) for d in range(CLUSTERS - 1))
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
     _, size = _cluster_index(counts, n)
-    low, high = index * size, jnp.minimum((index + 1) * size, n)
+    low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
         return jnp.where(at * unit >= n, tables.mass[k], read(table, (k, at)))
@@ -227,7 +232,10 @@ def _cluster_rows(
         return jax.lax.fori_loop(0, steps, step, (low, high))[0]
 
     start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
-    to_block, to_row = row_pair(stream, rows, _PLACE)
+    barren = start == end  # on another key's path: this key has no active parent there, so it takes any
+    low, high = jnp.where(barren, 0, low), jnp.where(barren, n, high)
+    start, end = jnp.where(barren, jnp.uint32(0), start), jnp.where(barren, tables.mass[k], end)
+    to_block, to_row = row_pair(streams[k], rows, _PLACE)
     target = start + mulhi(to_block, end - start)
     block = halve(tables.blocks, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
     low, high = jnp.maximum(low, block * TILE), jnp.minimum(high, (block + 1) * TILE)
@@ -290,7 +298,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, trips)
+        cluster = _cluster_rows(schema, links, tables, table, k, streams, rows, n, trips)
         to_null, to_root = row_pair(streams[k], rows, _NULL)
         tree = below(row_bits(streams[k], rows, _TREE), rows)
         is_tree = schema.fk_law[table, k] == LinkLaw.TREE
@@ -313,11 +321,14 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         used = schema.fk_parent != NO_TABLE
         most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
         base = jnp.prod(links.parent_clusters, axis=-1, dtype=jnp.int32)
-        size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), -(-rows // base), 1))  # rows of the largest cluster
+        alone = links.agree == jnp.arange(base.shape[-1], dtype=jnp.int32)[None, None, :]
+        size = jnp.where(alone, -(-rows // base), rows)  # rows among which a parent is sought: a cluster's, or all
+        size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), size, 1))
         spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
         halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
         trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count)])
         any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
+        any_trait = jnp.any((schema.fk_law == LinkLaw.TRAIT) & used)
         last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
 
         def step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
@@ -341,7 +352,18 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
                 is_slot = jnp.take_along_axis(schema.fk_law, tile.table[:, None, None], axis=1)[:, 0] == LinkLaw.SLOT
                 return jnp.where(is_slot[:, :, None] & (rows != NO_ROW), slots, rows)
 
+            def with_traits(rows: Array) -> Array:
+                def own(x: Array) -> Array:  # [B, T, K] → [B, K, 1], the table at hand
+                    return jnp.take_along_axis(x, tile.table[:, None, None], axis=1)[:, 0, :, None]
+
+                parent = own(schema.fk_parent)
+                count = jnp.take_along_axis(schema.row_count[:, :, None], jnp.maximum(parent, 0), axis=1)
+                streams = jax.vmap(_key_stream)(links, schema, tile.table)
+                alike = trait_parents(streams[:, :, None], own(links.strength), tile.rows[:, None], count)
+                return jnp.where((own(schema.fk_law) == LinkLaw.TRAIT) & (rows != NO_ROW), alike, rows)
+
             rows = jax.lax.cond(any_slot, with_slots, lambda x: x, rows)
+            rows = jax.lax.cond(any_trait, with_traits, lambda x: x, rows)
             rows = jnp.where((tile.real & ~tile.is_pilot[:, None])[:, None, :], rows, jnp.int32(NO_ROW))
             return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
 
@@ -391,6 +413,16 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
     other = draw_share(stream[:, :, None, None, None], "other", law.other, level.reshape(1, 1, -1, 1, 1) * 16 + a * CLUSTERS + b)
     affinity = jnp.minimum(jnp.where(matches, match[..., None, None, None], other), 2**24 - 1) << 8
     affinity = jnp.where((a < count_a) & (b < count_b), affinity, jnp.uint32(0))
+
+    # a key that agrees follows the first clustered key of its table, in all but popularity
+    k = jnp.arange(levels.shape[1], dtype=jnp.int32)[None, :]
+    first = jnp.argmax(levels > 0, axis=1, keepdims=True).astype(jnp.int32)
+    follows = draw_flag(stream, "agree", law.agree) & (schema.fk_law == LinkLaw.CLUSTER) & (schema.fk_parent != NO_TABLE)
+    agree = jnp.where(follows & (k > first) & jnp.any(levels > 0, axis=1, keepdims=True), first, k)
+    levels, parent, child, affinity = (
+        jnp.take_along_axis(x, agree.reshape(*agree.shape, *(1,) * (x.ndim - 2)), axis=1) for x in (levels, parent, child, affinity)
+    )
+    lowest, highest = (jnp.round(x * STRENGTH).astype(jnp.int32) for x in (law.strength.low, law.strength.high))
     return Links(
         key=key,
         parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
@@ -401,6 +433,8 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
         popularity=draw_choice(stream, "popularity law", law.popularity),
         inactive=draw_share(stream, "inactive share", law.inactive),
         roots=draw_share(stream, "roots", law.roots),
+        agree=agree,
+        strength=lowest + below(bits(stream, 0, "strength"), jnp.maximum(highest, lowest) - lowest + 1),
     )
 
 

@@ -121,6 +121,9 @@ class LinkPrior:
     popularity: Weights = _leaf("weights", names=POPULARITIES)
     inactive: Range = _leaf("share", 0, 0.99)
     roots: Range = _leaf("share")  # self-references: share of rows without a parent
+    agree: Array = _leaf("number", 0, 1)  # share of clustered keys that follow the first one of their table
+    homophily: Array = _leaf("number", 0, 1)  # share of keys by which like links to like; keys to tables without time only
+    strength: Range = _leaf("share", -1, 1)  # their rank correlation
 
 
 @struct.dataclass
@@ -167,6 +170,7 @@ class SCMPrior:
     aggregate_laws: Weights = _leaf("weights", names=AGGREGATE_LAWS)
     recency: Array = _leaf("number", 0, 1)  # share of aggregates to which later children count for more
     decay: Range = _leaf("real", 0, 20)  # e-foldings of that, from the first child row to the last
+    trait: Array = _leaf("number", 0, 1)  # share of homophilous keys whose traits are exogenous nodes of their two tables
 
 
 @struct.dataclass

@@ -82,7 +82,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
 
     Args:
         key: a PRNG key, typed or raw.
-        prior: ``schema`` and ``layouts`` sections are read.
+        prior: ``schema`` and ``layouts`` sections are read, and of ``links`` the share of homophilous keys.
         capacity: static sizes.
 
     Returns:
@@ -136,6 +136,10 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     is_self = fk_parent == t[:, None]
     nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & ~is_self
     fk_null = jnp.where(nullable, draw_share(fk_key, "null", law.null_key), jnp.uint32(0))
+    fk_law = jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.int32(LinkLaw.CLUSTER))
+    timed_parent = is_activity[jnp.maximum(fk_parent, 0)]
+    alike = draw_flag(fk_key, "homophily", prior.links.homophily) & (fk_law == LinkLaw.CLUSTER) & (fk_parent != NO_TABLE) & ~timed_parent
+    fk_law = jnp.where(alike, jnp.int32(LinkLaw.TRAIT), fk_law)
     start, span = _time_span(named_key(key, "time"), prior)
     fits = (drawn <= tables) & keys_fit & rows_fit & jnp.all(jnp.where(real, wished_columns, 0) <= columns)
     fits = fits & jnp.all(jnp.where(used & (kind == Kind.CATEGORICAL), wished_classes, 0) <= capacity.classes)
@@ -157,7 +161,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         fk_parent=fk_parent,
         fk_id=jnp.broadcast_to(k.astype(jnp.uint32), fk_parent.shape),
         fk_null=fk_null,
-        fk_law=jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.int32(LinkLaw.CLUSTER)),
+        fk_law=fk_law,
         fk_owner=jnp.broadcast_to(k, fk_parent.shape),
         fits=fits,
     )

@@ -25,6 +25,7 @@ from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
+from jaxrel.traits import sample_traits
 from jaxrel.types import (
     AGGREGATES,
     ALL_LANES,
@@ -330,6 +331,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         column_node=graph.column_node,
         column_lane=lane,
         **sample_columns(column_key, law, schema.column_kind, schema.column_count),
+        **sample_traits(key, law, schema, i, jnp.sum(graph.kind == NodeKind.EXOGENOUS, axis=1, dtype=jnp.int32)),
         node_shift=jnp.zeros((T, N, W), jnp.float32),
         node_scale=jnp.ones((T, N, W), jnp.float32),
         column_knots=jnp.zeros((T, capacity.columns, len(SCORES)), jnp.float32),

@@ -41,6 +41,7 @@ __all__ = [
     "NodeKind",
     "Popularity",
     "SCORES",
+    "STRENGTH",
     "Schema",
     "row_offsets",
     "tiles_of",
@@ -58,6 +59,7 @@ INTERVENTIONS = 8  # most interventions on one database at a time
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
+STRENGTH = 4096  # unit of a rank correlation between the two ends of a link
 DEEPEST = 6  # units compete in groups of at most 2^DEEPEST
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
@@ -81,6 +83,7 @@ class LinkLaw(enum.IntEnum):
     CLUSTER = 0  # hierarchical stochastic block model; uniform links are its one-cluster case
     SLOT = 1  # unique keys and unique sets of keys: child rows take distinct slots
     TREE = 2  # self-reference: the parent is a smaller row of the same table
+    TRAIT = 3  # latent homophily: a parent whose trait is like the child's
 
 
 class Popularity(enum.IntEnum):
@@ -224,6 +227,8 @@ class Links:
     popularity: Array  # i32[T, K], Popularity
     inactive: Array  # u32[T, K], share of parents that no child links to, in 2^-24
     roots: Array  # u32[T, K], tree law: share of rows without a parent, in 2^-24
+    agree: Array  # i32[T, K], cluster law: the key whose cluster path this one follows (itself where it is independent)
+    strength: Array  # i32[T, K], trait law: rank correlation of the child's and the parent's trait, in 1/STRENGTH
 
 
 @struct.dataclass
@@ -281,6 +286,8 @@ class SCM:
     column_offset: Array  # f32[T, C], a real column is offset + scale * marginal(lane)
     column_scale: Array  # f32[T, C]
     column_driver: Array  # i32[T, C], the column whose rank makes values missing; -1: none does
+    trait_table: Array  # i32[T, N], exogenous nodes that show a trait of a link: the child table of its key (NO_TABLE: they show none)
+    trait_fk: Array  # i32[T, N], and which key of that table; the node's own table is either end of it
     node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
     node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
     column_knots: Array  # f32[T, C, SCORES], calibration: quantiles of the observed lane over the pilot

@@ -135,6 +135,8 @@ def _scm() -> SCM:
         series_trend=np.zeros((T, N), np.float32),
         series_cycle=np.zeros((T, N), np.float32),
         series_rho=np.tile(np.float32([0.0, 0.0, 0.5, 0.0])[:, None], N),
+        trait_table=np.full((T, N), NO_TABLE, np.int32),
+        trait_fk=np.zeros((T, N), np.int32),
     )
 
 

@@ -18,13 +18,15 @@ import pytest
 from sampled import databases, digest, digest_of_structure
 from scipy import stats
 
-from jaxrel.links import KeyTables, _empty_tables, _walk, key_tables, parent_weight
+from jaxrel.links import KeyTables, _empty_tables, _walk, key_tables, link_rows, parent_weight
 from jaxrel.random import named_key
+from jaxrel.traits import trait_parents
 from jaxrel.types import (
     CLUSTERS,
     LEVELS,
     NO_ROW,
     NO_TABLE,
+    STRENGTH,
     TILE,
     Capacity,
     LinkLaw,
@@ -52,6 +54,8 @@ class Link:
     null: float = 0.0
     roots: float = 0.0
     owner: int | None = None
+    agree: int | None = None
+    strength: int = 0
 
 
 LAWS = {
@@ -110,6 +114,8 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
     first = np.zeros((CLUSTERS, CLUSTERS), bool)
     first[0, 0] = True
     affinity = np.where(in_use[..., None, None] | first, affinity, 0)
+    agree = np.tile(np.arange(K), (T, 1))
+    agree[child, : len(made)] = [k if m.agree is None else m.agree for k, m in enumerate(made)]
     links = Links(
         key=named_key(KEY, "links"),
         parent_row=jnp.full((K, capacity.rows), NO_ROW, jnp.int32),
@@ -120,6 +126,8 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         popularity=per_key([int(m.popularity) for m in made], 0),
         inactive=per_key([round(m.inactive * 2**24) for m in made], 0, jnp.uint32),
         roots=per_key([round(m.roots * 2**24) for m in made], 0, jnp.uint32),
+        agree=jnp.asarray(agree, jnp.int32),
+        strength=per_key([m.strength for m in made], 0),
     )
     return schema, links, capacity
 
@@ -333,6 +341,70 @@ def test_nulls_and_trees() -> None:
     assert abs((some_roots == NO_ROW).mean() - 0.1) < 5 * np.sqrt(0.09 / n)
     assert one_root[0] == NO_ROW and (one_root[1:] >= 0).all() and (one_root[1:] < row[1:]).all() and (some_roots < row).all()
     assert stats.kstest((one_root[1000:] + 0.5) / row[1000:], "uniform").pvalue > 1e-4
+
+
+# ---------------------------------------------------------------- keys that agree
+
+
+def test_keys_that_agree_lead_to_the_same_cluster_and_others_do_not_care() -> None:
+    rows, levels = (2000, 1500, 10, 10_000), 3
+    pareto = {"levels": levels, "popularity": Popularity.PARETO}
+    made = [Link(0, **pareto), Link(1, **pareto, agree=0), Link(1, levels=levels), Link(0, levels=levels, agree=0)]
+    schema, links, capacity = build(rows, made, TILES)
+    indifferent = dataclasses.replace(links, affinity=jnp.where(links.affinity > 0, jnp.uint32(2**31), jnp.uint32(0)))
+    here = slice(int(schema.row_offset[-1]), int(schema.row_offset[-1]) + rows[-1])
+    alone = dataclasses.replace(indifferent, agree=jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), links.agree.shape))
+    a, b, c, d, _ = np.asarray(_draw(capacity)(schema, indifferent))[:, here]
+    np.testing.assert_array_equal(a, np.asarray(_draw(capacity)(schema, alone))[0, here])  # who is followed knows nothing of it
+    base = CLUSTERS**levels
+    cluster = {name: x // -(-n // base) for name, x, n in (("a", a, 2000), ("b", b, 1500), ("c", c, 1500), ("d", d, 2000))}
+    np.testing.assert_array_equal(cluster["a"], cluster["b"])
+    np.testing.assert_array_equal(cluster["a"], cluster["d"])
+    assert (a != d).mean() > 0.9  # the cluster is the same, the row is not
+    for x, y in (("a", "c"), ("b", "c")):
+        table = np.zeros((base, base))
+        np.add.at(table, (cluster[x], cluster[y]), 1)
+        table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+        assert table.shape == (base, base) and stats.chi2_contingency(table).pvalue > 1e-4
+    assert stats.chi2_contingency(np.stack([np.bincount(cluster[x], minlength=base) for x in "ab"])).pvalue == pytest.approx(1)
+    inside = b % -(-1500 // base), a % -(-2000 // base)
+    assert abs(stats.spearmanr(*inside).statistic) < 5 / np.sqrt(rows[-1])
+
+
+def test_a_key_without_an_active_parent_in_the_cluster_takes_any_active_one() -> None:
+    rows, levels = (2000, 200, 10, 10_000), 4
+    made = [Link(0, levels=levels), Link(1, levels=levels, inactive=0.7, agree=0), Link(1, levels=levels, null=0.5, agree=0)]
+    a, b, c = draw(rows, made, TILES)[:3]
+    schema, links, _ = build(rows, made, TILES)
+    stream = named_key(links.key, schema.table_id[-1], schema.fk_id[-1, 1])
+    weight = np.asarray(
+        jax.jit(parent_weight)(stream, jnp.int32(0), links.inactive[-1, 1], jnp.int32(200), jnp.arange(200, dtype=jnp.int32))
+    )
+    assert b.min() >= 0 and (weight[b] > 0).all()
+    base = CLUSTERS**levels
+    mine, size = a // -(-2000 // base), -(-200 // base)
+    has = np.add.reduceat(np.pad(weight, (0, base * size - 200)), np.arange(base) * size)[mine] > 0
+    assert has.any() and (~has).any()
+    np.testing.assert_array_equal((b // size)[has], mine[has])
+    assert abs((c == NO_ROW).mean() - 0.5) < 5 * np.sqrt(0.25 / rows[-1])
+
+
+# ---------------------------------------------------------------- the trait law
+
+
+def test_the_trait_law_links_row_by_row_whatever_the_chunk() -> None:
+    rows, n = (2000, 700, 10, 9_000), 9_000
+    made = [Link(0, law=LinkLaw.TRAIT, strength=STRENGTH // 2), Link(1, law=LinkLaw.TRAIT, strength=-STRENGTH, null=0.2), Link(0, levels=2)]
+    schema, links, capacity = build(rows, made, TILES)
+    whole = draw(rows, made, TILES)
+    for k in range(2):
+        stream = named_key(links.key, schema.table_id[-1], schema.fk_id[-1, k])
+        expected = jax.jit(trait_parents)(stream, links.strength[-1, k], jnp.arange(n, dtype=jnp.int32), jnp.int32(rows[k]))
+        linked = whole[k] != NO_ROW
+        np.testing.assert_array_equal(whole[k][linked], np.asarray(expected)[linked])
+        assert linked.all() if k == 0 else abs(linked.mean() - 0.8) < 5 * np.sqrt(0.16 / n)
+    some = jax.jit(functools.partial(link_rows, capacity=capacity, tiles=2))(schema, links, table=jnp.int32(3), first_tile=jnp.int32(3))
+    np.testing.assert_array_equal(some, whole[:, 3 * TILE : 5 * TILE])
 
 
 # ---------------------------------------------------------------- the slot law
