@@ -290,7 +290,7 @@ def index_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
     def encrypt(x: Array) -> Array:
         def swap(r: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = sides
-            word, _ = _small(key[..., 0], key[..., 1], right, jnp.full_like(right, 0) + jnp.asarray(r, jnp.uint32))
+            word, _ = threefry2x32(key[..., 0], key[..., 1], right, jnp.full_like(right, 0) + jnp.asarray(r, jnp.uint32))
             return right, (left ^ word) & mask
 
         left, right = jax.lax.fori_loop(0, 6, swap, (x >> half, x & mask))
