@@ -41,6 +41,7 @@ def two_tables(parents: int, children: int) -> tuple[jaxrel.Schema, jaxrel.Capac
         fk_null=zeros.astype(jnp.uint32),
         fk_law=jnp.full((2, 1), LinkLaw.CLUSTER, jnp.int32),
         fk_owner=zeros,
+        fk_capacity=zeros,
         fits=jnp.asarray(True),
     )
     capacity = jaxrel.Capacity(2, 1, 1, int(tiles) * TILE, 1, 1, 1, 1, 1, 2)
@@ -63,7 +64,7 @@ def main() -> None:
         uniform=jnp.float32(0),
         levels=dataclasses.replace(prior.links.levels, **fixed),
         clusters=dataclasses.replace(prior.links.clusters, low=jnp.int32(3), high=jnp.int32(3)),
-        popularity=jaxrel.Weights(weight=jnp.asarray([0.0, 1.0], jnp.float32)),
+        popularity=jaxrel.Weights(weight=jnp.asarray([0.0, 1.0, 0.0, 0.0], jnp.float32)),
     )
     prior = dataclasses.replace(prior, links=links)
     program = jax.jit(jaxrel.sample_links, static_argnames="capacity")

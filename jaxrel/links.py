@@ -1,4 +1,4 @@
-"""Stage two: foreign-key links by two laws, cluster and slot, the tree law of self-references, and the trait law of `jaxrel.traits`.
+"""Stage two: foreign-key links by the cluster law and the tree law of self-references; slot, degree and trait laws stand beside it.
 
 *Cluster law*: the hierarchical stochastic block model. ``P(parent a | child b) ∝ popularity[a] · Π_l M_l[a's cluster, b's cluster]``.
 A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
@@ -20,31 +20,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
+from jaxrel.degrees import child_point, degree_laws, degree_weight, means_of, parent_weight
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
+from jaxrel.random import below, bits, chance, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
+from jaxrel.slots import slot_rows
 from jaxrel.tiles import tile_at, tile_count
 from jaxrel.traits import trait_parents
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
-__all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "place_links", "sample_link_laws", "sample_links"]
+__all__ = ["KeyTables", "Rare", "key_tables", "link_rows", "place_links", "sample_link_laws", "sample_links"]
 
 _BASE = CLUSTERS**LEVELS  # base clusters, most
-_UNIT = 256  # weight of a parent of popularity 1
-# Pareto(2.5) quantiles in 1/_UNIT: 4,096 cells by the upper 12 bits of a word, and as many again inside the topmost cell
-_PARETO = np.round(_UNIT * (1 - (np.arange(4096) + 0.5) / 4096) ** (-1 / 2.5)).astype(np.uint32)
-_PARETO_TAIL = np.round(_UNIT * ((1 - (np.arange(4096) + 0.5) / 4096) / 4096) ** (-1 / 2.5)).astype(np.uint32)
 _NULL, _PLACE, _TREE = 16, 17, 18  # lanes of a child row's words; 0…LEVELS - 1 are the levels
 
 
 @struct.dataclass
 class KeyTables:
-    """What the cluster law needs of one table's keys: built once a table, read by every row of it."""
+    """What the cluster and degree laws need of one table's keys: built once a table, read by every row of it."""
 
     prefix: Array  # u32[K, R], weight of all parent rows before this one (index = row id of the parent; exclusive)
     blocks: Array  # u32[K, R / TILE], the same before every block of TILE rows, close together
@@ -52,23 +49,19 @@ class KeyTables:
     ends: Array  # u32[K, LEVELS, CLUSTERS - 1, CLUSTERS^LEVELS], P(the next digit is at most d) in 2^-31 at [prefix, suffix] flattened
 
 
+@struct.dataclass
+class Rare:
+    """What some key of a batch needs, and most do not: unbatched, so that it costs nothing elsewhere."""
+
+    slot: Array  # bool[], the slot law
+    degree: Array  # bool[], the degree law
+    zipf: Array  # bool[], Zipf's popularity
+    trait: Array  # bool[], the trait law
+
+
 def _key_stream(links: Links, schema: Schema, table: Array) -> Array:
     """u32[K, 2]: the stream of each key of a table."""
     return named_key(links.key, schema.table_id[table], schema.fk_id[table])
-
-
-def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, rows: Array) -> Array:
-    """u32[...]: how likely some parent rows of one key are, against each other. 0: inactive. One row of a table is always active."""
-    word, activity = row_pair(stream, rows, "popularity")
-    high, low = word >> 20, (word >> 8) & 0xFFF
-    pareto = jnp.where(high == 4095, jnp.asarray(_PARETO_TAIL)[low], jnp.asarray(_PARETO)[high])
-    shift = jnp.maximum(11 - jax.lax.clz(jnp.maximum(n, 1)), 0).astype(
-        jnp.uint32
-    )  # beyond 2^21 rows the unit shrinks: sums stay below 2^32
-    weight = jnp.where(popularity == Popularity.PARETO, jnp.maximum(pareto >> shift, 1), jnp.uint32(1))
-    always = below(bits(stream, 0, "always"), n)
-    active = ~chance(activity, inactive) | (rows == always)
-    return jnp.where(active & (rows < n), weight, jnp.uint32(0))
 
 
 def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Array]:
@@ -134,8 +127,10 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> 
     return _quotient(sums[:, :-1], jnp.broadcast_to(sums[:, -1:], (LEVELS, CLUSTERS - 1, _BASE)))
 
 
-def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, tiles: Array, keys: Array, old: KeyTables) -> KeyTables:
-    """Build the cluster law's tables for every key of one table.
+def key_tables(
+    schema: Schema, links: Links, capacity: Capacity, table: Array, tiles: Array, keys: Array, rare: Rare, old: KeyTables
+) -> KeyTables:
+    """Build the tables of the cluster and degree laws for every key of one table.
 
     Args:
         schema: one schema.
@@ -144,6 +139,7 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
         table: i32[], the child table.
         tiles: i32[], most tiles of a parent (a trip count).
         keys: i32[], most keys in use (a trip count).
+        rare: what some key needs.
         old: tables whose memory is reused.
     """
     streams = _key_stream(links, schema, table)
@@ -155,7 +151,13 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
         def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             prefix, blocks, before = state
             rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
-            weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows)
+            weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows, rare.zipf)
+
+            def counted(weight: Array) -> Array:
+                degree = degree_weight(streams[k], links.degree_ends[table, k], n, rows)
+                return jnp.where(schema.fk_law[table, k] == LinkLaw.DEGREE, degree, weight)
+
+            weight = jax.lax.cond(rare.degree, counted, lambda x: x, weight)
             inclusive = _cumulate(weight)
             prefix = jax.lax.dynamic_update_slice(prefix, (before + inclusive - weight)[None], (k, j * TILE))
             blocks = jax.lax.dynamic_update_slice(blocks, before[None, None], (k, j))
@@ -189,6 +191,23 @@ def _empty_tables(capacity: Capacity) -> KeyTables:
     )
 
 
+def _read(x: Array, at: Any) -> Array:
+    """x[at], in bounds, or nobody reads what follows."""
+    return x.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def _halve(table: Array, k: Array, low: Array, high: Array, target: Array, steps: Any) -> Array:
+    """i32[rows]: the last index in [low, high) before which the weight, ``table[k]``, is at most the target."""
+
+    def step(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) >> 1
+        go_up = (_read(table, (k, middle)) <= target) | (middle == low)
+        return jnp.where(go_up, middle, low), jnp.where(go_up, high, middle)
+
+    return jax.lax.fori_loop(0, steps, step, (low, high))[0]
+
+
 def _cluster_rows(
     schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, n: Array, trips: Array
 ) -> Array:
@@ -203,15 +222,12 @@ def _cluster_rows(
         rest, stride = rest // child_counts[level], stride * CLUSTERS
     ends = tables.ends[guide].reshape(-1)
 
-    def read(x: Array, at: Any) -> Array:  # in bounds, or nobody reads what follows
-        return x.at[at].get(mode="promise_in_bounds", wrap_negative_indices=False)
-
     def choose(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         code, index = state
         stride = jnp.asarray([CLUSTERS**p for p in range(1, LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]
         at = code * stride + suffix % stride + level * ((CLUSTERS - 1) * _BASE)
         x = row_bits(streams[guide], rows, level) >> 1
-        chosen = sum((x >= read(ends, at + d * _BASE)).astype(jnp.int32) for d in range(CLUSTERS - 1))
+        chosen = sum((x >= _read(ends, at + d * _BASE)).astype(jnp.int32) for d in range(CLUSTERS - 1))
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
@@ -219,64 +235,56 @@ def _cluster_rows(
     low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
-        return jnp.where(at * unit >= n, tables.mass[k], read(table, (k, at)))
+        return jnp.where(at * unit >= n, tables.mass[k], _read(table, (k, at)))
 
-    # the block of TILE rows, then the row in it: the last one in [low, high) before which the weight is at most the target
-    def halve(table: Array, low: Array, high: Array, target: Array, steps: Any) -> Array:
-        def step(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = (low + high) >> 1
-            go_up = (read(table, (k, middle)) <= target) | (middle == low)
-            return jnp.where(go_up, middle, low), jnp.where(go_up, high, middle)
-
-        return jax.lax.fori_loop(0, steps, step, (low, high))[0]
-
+    # the block of TILE rows, then the row in it
     start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
     barren = start == end  # on another key's path: this key has no active parent there, so it takes any
     low, high = jnp.where(barren, 0, low), jnp.where(barren, n, high)
     start, end = jnp.where(barren, jnp.uint32(0), start), jnp.where(barren, tables.mass[k], end)
     to_block, to_row = row_pair(streams[k], rows, _PLACE)
     target = start + mulhi(to_block, end - start)
-    block = halve(tables.blocks, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
+    block = _halve(tables.blocks, k, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
     low, high = jnp.maximum(low, block * TILE), jnp.minimum(high, (block + 1) * TILE)
     start = jnp.maximum(start, weight_below(tables.blocks, block, TILE))  # weights below grow with the row
     end = jnp.minimum(end, weight_below(tables.blocks, block + 1, TILE))
     target = start + mulhi(to_row, end - start)
-    return jnp.minimum(halve(tables.prefix, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+    return jnp.minimum(_halve(tables.prefix, k, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
 
 
-def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Array:
-    """The slot law: i32[K, rows] parents by unique sets of keys (rows of other keys are not meant to be read).
+def _degree_rows(schema: Schema, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, trips: Array) -> Array:
+    """The degree law: i32[rows] parents of some child rows by one key, of whose parents one has a child at least."""
+    n = schema.row_count[jnp.maximum(schema.fk_parent[table, k], 0)]
+    point = child_point(streams[k], rows, schema.row_count[table], tables.mass[k])
+    zero = jnp.zeros_like(rows)
+    block = _halve(tables.blocks, k, zero, zero + tiles_of(n), point, trips[1])
+    row = _halve(tables.prefix, k, block * TILE, jnp.minimum((block + 1) * TILE, n), point, trips[2])
+    return jnp.clip(row, 0, jnp.maximum(n - 1, 0))
 
-    A set's first key owns slots: ``share`` for each of its parent rows. Child rows take distinct slots by a keyed bijection; the
-    j-th child of one owner takes the j-th combination of the other keys' parents in an order of its own. So no combination occurs twice.
+
+def _constrained_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, drawn: Array, trips: Array) -> Array:
+    """i32[B, K, rows]: links of a batch's tiles with those of the slot and degree laws put in where they are not null.
+
+    Both walk a keyed bijection, the dearest draw of a row, so keys that no database of the batch needs are passed over.
     """
-    parent, owner = schema.fk_parent[table], schema.fk_owner[table]
-    n = jnp.maximum(jnp.where(parent == NO_TABLE, 1, schema.row_count[jnp.maximum(parent, 0)]), 1)
-    slotted = (schema.fk_law[table] == LinkLaw.SLOT) & (parent != NO_TABLE)
-    most = jnp.int32(2**31 - 1)
-    keys = jnp.arange(streams.shape[0], dtype=jnp.int32)
+    streams = jax.vmap(_key_stream)(links, schema, table)
+    law = jax.vmap(lambda x, t: x[t])(schema.fk_law, table)
 
-    def one_key(k: Array) -> Array:
-        first = owner[k]
-        others = slotted & (owner == first) & (keys != first)
+    def one_key(k: Array, out: Array) -> Array:
+        def by(code: LinkLaw, draw: Any, out: Array) -> Array:
+            is_law = law[:, k] == code
 
-        def multiply(m: Array, product: Array) -> Array:
-            return jnp.where(others[m], jnp.where(product <= most // n[m], product * n[m], most), product)
+            def put(out: Array) -> Array:
+                return out.at[:, k].set(jnp.where(is_law[:, None] & (out[:, k] != NO_ROW), draw(), out[:, k]))
 
-        combinations = jax.lax.fori_loop(0, keys.shape[0], multiply, jnp.int32(1))
-        share = jnp.clip(4 * -(-schema.row_count[table] // n[first]), 1, jnp.minimum(combinations, most // n[first]))
-        slot = index_permutation(named_key(streams[first], "slot"), rows, n[first] * share)
-        mine = slot // share
-        combination = index_permutation(named_key(streams[first], "combination", mine), slot % share, combinations)
+            return jax.lax.cond(jnp.any(is_law), put, lambda x: x, out)
 
-        def decode(m: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            value, x = state
-            return jnp.where(others[m] & (m == k), x % n[m], value), jnp.where(others[m], x // n[m], x)
+        slots = jax.vmap(slot_rows, (0, 0, None, 0, 0))
+        degrees = jax.vmap(_degree_rows, (0, 0, 0, None, 0, 0, None))
+        out = by(LinkLaw.SLOT, lambda: slots(schema, table, k, streams, rows), out)
+        return by(LinkLaw.DEGREE, lambda: degrees(schema, tables, table, k, streams, rows, trips), out)
 
-        return jax.lax.fori_loop(0, keys.shape[0], decode, (mine, combination))[0]
-
-    return jax.vmap(one_key)(keys)
+    return jax.lax.fori_loop(0, trips[3], one_key, drawn)
 
 
 def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
@@ -321,14 +329,19 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         used = schema.fk_parent != NO_TABLE
         most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
         base = jnp.prod(links.parent_clusters, axis=-1, dtype=jnp.int32)
+        weighs = used & ((schema.fk_law == LinkLaw.CLUSTER) | (schema.fk_law == LinkLaw.DEGREE))
         alone = links.agree == jnp.arange(base.shape[-1], dtype=jnp.int32)[None, None, :]
         size = jnp.where(alone, -(-rows // base), rows)  # rows among which a parent is sought: a cluster's, or all
-        size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), size, 1))
+        size = jnp.max(jnp.where(weighs, size, 1))
         spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
         halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
         trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count)])
-        any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
-        any_trait = jnp.any((schema.fk_law == LinkLaw.TRAIT) & used)
+        rare = Rare(
+            slot=jnp.any((schema.fk_law == LinkLaw.SLOT) & used),
+            degree=jnp.any((schema.fk_law == LinkLaw.DEGREE) & used),
+            zipf=jnp.any((links.popularity == Popularity.ZIPF) & weighs),
+            trait=jnp.any((schema.fk_law == LinkLaw.TRAIT) & used),
+        )
         last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
 
         def step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
@@ -338,7 +351,7 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
             def build(tables: KeyTables) -> KeyTables:
                 def one(schema: Schema, links: Links, table: Array, enters: Array, old: KeyTables) -> KeyTables:
-                    new = key_tables(schema, links, capacity, table, most_tiles, trips[3], old)
+                    new = key_tables(schema, links, capacity, table, most_tiles, trips[3], rare, old)
                     return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
 
                 return jax.vmap(one)(schema, links, tile.table, enters, tables)
@@ -346,11 +359,8 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
             tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
             rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
 
-            def with_slots(rows: Array) -> Array:
-                streams = jax.vmap(_key_stream)(links, schema, tile.table)
-                slots = jax.vmap(_slot_rows)(schema, tile.table, streams, tile.rows)
-                is_slot = jnp.take_along_axis(schema.fk_law, tile.table[:, None, None], axis=1)[:, 0] == LinkLaw.SLOT
-                return jnp.where(is_slot[:, :, None] & (rows != NO_ROW), slots, rows)
+            def constrain(drawn: Array) -> Array:
+                return _constrained_rows(schema, links, tables, tile.table, tile.rows, drawn, trips)
 
             def with_traits(rows: Array) -> Array:
                 def own(x: Array) -> Array:  # [B, T, K] → [B, K, 1], the table at hand
@@ -362,8 +372,8 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
                 alike = trait_parents(streams[:, :, None], own(links.strength), tile.rows[:, None], count)
                 return jnp.where((own(schema.fk_law) == LinkLaw.TRAIT) & (rows != NO_ROW), alike, rows)
 
-            rows = jax.lax.cond(any_slot, with_slots, lambda x: x, rows)
-            rows = jax.lax.cond(any_trait, with_traits, lambda x: x, rows)
+            rows = jax.lax.cond(rare.slot | rare.degree, constrain, lambda x: x, rows)
+            rows = jax.lax.cond(rare.trait, with_traits, lambda x: x, rows)
             rows = jnp.where((tile.real & ~tile.is_pilot[:, None])[:, None, :], rows, jnp.int32(NO_ROW))
             return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
 
@@ -423,6 +433,10 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
         jnp.take_along_axis(x, agree.reshape(*agree.shape, *(1,) * (x.ndim - 2)), axis=1) for x in (levels, parent, child, affinity)
     )
     lowest, highest = (jnp.round(x * STRENGTH).astype(jnp.int32) for x in (law.strength.low, law.strength.high))
+    is_cluster = schema.fk_law == LinkLaw.CLUSTER
+    parents = jnp.where(schema.fk_parent == NO_TABLE, 0, schema.row_count[jnp.maximum(schema.fk_parent, 0)])
+    family, ends = degree_laws(stream, law, means_of(jnp.broadcast_to(schema.row_count[:, None], parents.shape), parents))
+    is_degree = schema.fk_law == LinkLaw.DEGREE
     return Links(
         key=key,
         parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
@@ -430,11 +444,13 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
         parent_clusters=parent,
         child_clusters=child,
         affinity=affinity,
-        popularity=draw_choice(stream, "popularity law", law.popularity),
-        inactive=draw_share(stream, "inactive share", law.inactive),
+        popularity=jnp.where(is_cluster, draw_choice(stream, "popularity law", law.popularity), Popularity.EQUAL),
+        inactive=jnp.where(is_cluster, draw_share(stream, "inactive share", law.inactive), jnp.uint32(0)),
         roots=draw_share(stream, "roots", law.roots),
         agree=agree,
         strength=lowest + below(bits(stream, 0, "strength"), jnp.maximum(highest, lowest) - lowest + 1),
+        degree=jnp.where(is_degree, family, 0),
+        degree_ends=jnp.where(is_degree[..., None], ends, jnp.uint32(0)),
     )
 
 

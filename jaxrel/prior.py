@@ -18,7 +18,19 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.families import FAMILIES
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, AGGREGATE_LAWS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
+from jaxrel.registry import (
+    ACTIVATIONS,
+    AGGREGATE_LAWS,
+    COMBINES,
+    DEGREES,
+    EXOGENOUS,
+    KINDS,
+    LAYOUTS,
+    MARGINALS,
+    NOISES,
+    POPULARITIES,
+    SCALES,
+)
 from jaxrel.types import AGGREGATES, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
@@ -106,6 +118,11 @@ class SchemaPrior:
     missing: Range = _leaf("share")  # share of missing values in such a column
     days: Range = _leaf("integer", -20000, 24000)  # days since 1970-01-01 between which the span of the events lies
     least_days: Array = _leaf("number", 30, 3650)
+    one_to_one: Array = _leaf("number", 0, 1)  # a referenced table with parents has no two rows of one parent row
+    junction: Array = _leaf("number", 0, 1)  # a table with two parents has no two rows of one pair of parent rows
+    degree_key: Array = _leaf("number", 0, 1)  # share of the other keys that follow a degree law
+    capped_key: Array = _leaf("number", 0, 1)  # share of those left whose parent rows have a most number of children
+    occupancy: Range = _leaf("share", 0.01, 1)  # share of the places under that number that are taken
 
 
 @struct.dataclass
@@ -124,6 +141,8 @@ class LinkPrior:
     agree: Array = _leaf("number", 0, 1)  # share of clustered keys that follow the first one of their table
     homophily: Array = _leaf("number", 0, 1)  # share of keys by which like links to like; keys to tables without time only
     strength: Range = _leaf("share", -1, 1)  # their rank correlation
+    degrees: Weights = _leaf("weights", names=DEGREES)
+    histogram: Weights = _leaf("weights", names=tuple(str(d) for d in range(16)))  # the empirical degree law: weight of each degree
 
 
 @struct.dataclass

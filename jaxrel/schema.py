@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrel.degrees import means_of
 from jaxrel.layouts import sample_dag
-from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, mulhi, named_key, pair, reduce_key, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
@@ -77,6 +78,58 @@ def _time_span(key: Array, prior: Prior) -> tuple[Array, Array]:
     return start * _DAY, days * _DAY
 
 
+def _key_laws(
+    table_key: Array, fk_key: Array, fk_parent: Array, has_time: Array, is_activity: Array, rows: Array, law: SchemaPrior
+) -> tuple[Array, Array, Array, Array]:
+    """The laws of all keys, and the rows that unique keys leave.
+
+    Laws other than the cluster law ask for parents that all exist from the start, and for another table than their own.
+
+    Args:
+        table_key: u32[T, 2].
+        fk_key: u32[T, K, 2].
+        fk_parent: i32[T, K].
+        has_time: bool[T].
+        is_activity: bool[T].
+        rows: i32[T], wished.
+        law: the prior.
+
+    Returns:
+        `LinkLaw` i32[T, K]; the owner of each key's unique set i32[T, K]; which keys are unique or part of a unique pair bool[T, K];
+        and rows i32[T]: at most the parent's, or one for each pair of parent rows.
+    """
+    tables, keys = fk_parent.shape
+    k = jnp.arange(keys, dtype=jnp.int32)[None, :]
+    is_self = fk_parent == jnp.arange(tables, dtype=jnp.int32)[:, None]
+    free = (fk_parent != NO_TABLE) & ~is_self & ~has_time[jnp.maximum(fk_parent, 0)]
+    first, second = fk_parent[:, 0], fk_parent[:, min(1, keys - 1)]  # of one key slot alone there is no pair
+    pair = draw_flag(table_key, "junction", law.junction) & free[:, 0] & free[:, min(1, keys - 1)] & (first != second)
+    alone = draw_flag(table_key, "one to one", law.one_to_one) & free[:, 0] & ~is_activity & ~pair
+    unique = (pair[:, None] & (k < 2)) | (alone[:, None] & (k == 0))
+
+    def cut(t: Array, rows: Array) -> Array:  # in topological order: the parents' rows are final
+        a, b = (jnp.maximum(rows[jnp.maximum(parent[t], 0)], 1) for parent in (first, second))
+        most = jnp.where(alone[t], a, jnp.where(pair[t] & (a <= rows[t] // b), a * b, rows[t]))
+        return rows.at[t].set(jnp.minimum(rows[t], most))
+
+    rows = jax.lax.fori_loop(0, tables, cut, rows)
+    degree = draw_flag(fk_key, "degree law", law.degree_key) & free & ~unique
+    capped = draw_flag(fk_key, "capped", law.capped_key) & free & ~unique & ~degree
+    kind = jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.where(degree, jnp.int32(LinkLaw.DEGREE), jnp.int32(LinkLaw.CLUSTER)))
+    kind = jnp.where(unique | capped, jnp.int32(LinkLaw.SLOT), kind)
+    return kind, jnp.where(unique, 0, k), unique, rows
+
+
+def _key_capacity(fk_key: Array, fk_law: Array, unique: Array, rows: Array, parents: Array, law: SchemaPrior) -> Array:
+    """i32[T, K]: most children of one parent row where the slot law limits them. ``parents``: i32[T, K], rows of the parent tables."""
+    children = jnp.broadcast_to(rows[:, None], parents.shape)
+    occupancy = draw_share(fk_key, "occupancy", law.occupancy).astype(jnp.float32) * jnp.float32(2**-24)
+    most = jnp.ceil(jnp.minimum(means_of(children, parents) / occupancy, jnp.float32(2**30))).astype(jnp.int32)
+    most = jnp.maximum(most, -(-children // jnp.maximum(parents, 1)))
+    alone = unique & (running_sum(unique)[:, -1:] == 1)
+    return jnp.where(fk_law != LinkLaw.SLOT, 0, jnp.where(alone, 1, jnp.where(unique, 0, most)))
+
+
 def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     """Sample a schema: a connected DAG of tables with rows, columns, kinds, keys and time spans.
 
@@ -114,6 +167,10 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     table_key = named_key(key, "table", t)
     drawn_sizes = draw_integers(table_key, {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns})
     wished = jnp.where(real, jnp.where(is_activity, drawn_sizes["activity rows"], drawn_sizes["entity rows"]), 0)
+    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
+    fk_key = named_key(table_key[:, None], "key", k[None, :])
+    has_time = is_activity
+    fk_law, fk_owner, unique, wished = _key_laws(table_key, fk_key, fk_parent, has_time, is_activity, wished, law)
     offset, _ = row_offsets(wished)
     rows = jnp.clip(wished, 0, jnp.maximum(capacity.rows - offset, 0))
     rows_fit = jnp.all(rows == wished)
@@ -131,13 +188,9 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     some_missing = draw_flag(column_key, "missing", law.missing_column)
     missing = jnp.where(some_missing & used, draw_share(column_key, "share", law.missing), jnp.uint32(0))
 
-    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
-    fk_key = named_key(table_key[:, None], "key", k[None, :])
-    is_self = fk_parent == t[:, None]
-    nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & ~is_self
+    nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & (fk_law != LinkLaw.TREE) & ~unique
     fk_null = jnp.where(nullable, draw_share(fk_key, "null", law.null_key), jnp.uint32(0))
-    fk_law = jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.int32(LinkLaw.CLUSTER))
-    timed_parent = is_activity[jnp.maximum(fk_parent, 0)]
+    timed_parent = has_time[jnp.maximum(fk_parent, 0)]
     alike = draw_flag(fk_key, "homophily", prior.links.homophily) & (fk_law == LinkLaw.CLUSTER) & (fk_parent != NO_TABLE) & ~timed_parent
     fk_law = jnp.where(alike, jnp.int32(LinkLaw.TRAIT), fk_law)
     start, span = _time_span(named_key(key, "time"), prior)
@@ -150,7 +203,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         row_count=rows,
         row_offset=offset,
         is_activity=is_activity,
-        has_time=is_activity,
+        has_time=has_time,
         time_start=jnp.where(is_activity, start, 0),
         time_span=jnp.where(is_activity, span, 0),
         column_count=column_count,
@@ -162,7 +215,8 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         fk_id=jnp.broadcast_to(k.astype(jnp.uint32), fk_parent.shape),
         fk_null=fk_null,
         fk_law=fk_law,
-        fk_owner=jnp.broadcast_to(k, fk_parent.shape),
+        fk_owner=fk_owner,
+        fk_capacity=_key_capacity(fk_key, fk_law, unique, rows, rows[jnp.maximum(fk_parent, 0)], law),
         fits=fits,
     )
 

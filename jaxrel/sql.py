@@ -341,7 +341,7 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
     ints = {name: np.zeros((tables, columns), np.int32) for name in ("kind", "classes")}
     column_id, column_null = np.zeros((tables, columns), np.uint32), np.zeros((tables, columns), np.uint32)
     fk_parent, fk_law = np.full((tables, keys), NO_TABLE, np.int32), np.zeros((tables, keys), np.int32)
-    fk_owner = np.tile(np.arange(keys, dtype=np.int32), (tables, 1))
+    fk_owner, fk_capacity = np.tile(np.arange(keys, dtype=np.int32), (tables, 1)), np.zeros((tables, keys), np.int32)
     fk_id, fk_null = np.zeros((tables, keys), np.uint32), np.zeros((tables, keys), np.uint32)
     for t, table in enumerate(ordered):
         for c, column in enumerate(table.features):
@@ -351,6 +351,7 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
         for k, link in enumerate(table.keys):
             fk_parent[t, k], fk_law[t, k], fk_owner[t, k] = place[link.parent], link.law, link.owner
             fk_id[t, k] = name_id(link.column.name)
+            fk_capacity[t, k] = [k] in table.sets  # one child each
             fk_null[t, k] = 0 if link.column.not_null or link.law == LinkLaw.TREE else NULL_KEY  # a tree has its roots
     windows = [_window(table) for table in ordered]
     row_count: Any = np.array([table.rows for table in ordered], np.int32)
@@ -374,5 +375,6 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
         fk_null=jnp.asarray(fk_null),
         fk_law=jnp.asarray(fk_law),
         fk_owner=jnp.asarray(fk_owner),
+        fk_capacity=jnp.asarray(fk_capacity),
         fits=jnp.bool_(True),
     )

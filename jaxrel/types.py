@@ -20,6 +20,7 @@ __all__ = [
     "CODE_LANE",
     "CLUSTERS",
     "DEEPEST",
+    "DEGREES",
     "EXPORTS",
     "KNOTS",
     "LEVELS",
@@ -61,6 +62,7 @@ KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4â€
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
 STRENGTH = 4096  # unit of a rank correlation between the two ends of a link
 DEEPEST = 6  # units compete in groups of at most 2^DEEPEST
+DEGREES = 128  # buckets of children that a degree law tells apart
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
 
@@ -81,8 +83,9 @@ class LinkLaw(enum.IntEnum):
     """How the parent rows of one foreign key are drawn."""
 
     CLUSTER = 0  # hierarchical stochastic block model; uniform links are its one-cluster case
-    SLOT = 1  # unique keys and unique sets of keys: child rows take distinct slots
+    SLOT = 1  # unique keys, unique sets of keys, limits to a parent's children: child rows take distinct slots
     TREE = 2  # self-reference: the parent is a smaller row of the same table
+    DEGREE = 3  # every parent row draws how many children it gets
     TRAIT = 3  # latent homophily: a parent whose trait is like the child's
 
 
@@ -91,6 +94,8 @@ class Popularity(enum.IntEnum):
 
     EQUAL = 0
     PARETO = 1  # tail index 2.5
+    ZIPF = 2  # one over the rank
+    LOGNORMAL = 3  # sigma 1
 
 
 class NodeKind(enum.IntEnum):
@@ -206,6 +211,7 @@ class Schema:
     fk_null: Array  # u32[T, K], share of null keys, in 2^-24
     fk_law: Array  # i32[T, K], LinkLaw
     fk_owner: Array  # i32[T, K], slot law: the first key of the unique set that this key belongs to (itself where it stands alone)
+    fk_capacity: Array  # i32[T, K], slot law: most children of one parent row; 0: as many as the set leaves
     fits: Array  # bool[], nothing had to be clipped to the capacity
 
     @property
@@ -229,6 +235,8 @@ class Links:
     roots: Array  # u32[T, K], tree law: share of rows without a parent, in 2^-24
     agree: Array  # i32[T, K], cluster law: the key whose cluster path this one follows (itself where it is independent)
     strength: Array  # i32[T, K], trait law: rank correlation of the child's and the parent's trait, in 1/STRENGTH
+    degree: Array  # i32[T, K], degree law: its family, index into `jaxrel.registry.DEGREES`
+    degree_ends: Array  # u32[T, K, DEGREES - 1], degree law: P(degree below the end of each bucket of `jaxrel.degrees`), in 2^-32
 
 
 @struct.dataclass

@@ -18,11 +18,13 @@ import pytest
 from sampled import databases, digest, digest_of_structure
 from scipy import stats
 
-from jaxrel.links import KeyTables, _empty_tables, _walk, key_tables, link_rows, parent_weight
+from jaxrel.degrees import parent_weight
+from jaxrel.links import KeyTables, Rare, _empty_tables, _walk, key_tables, link_rows
 from jaxrel.random import named_key
 from jaxrel.traits import trait_parents
 from jaxrel.types import (
     CLUSTERS,
+    DEGREES,
     LEVELS,
     NO_ROW,
     NO_TABLE,
@@ -39,6 +41,7 @@ from jaxrel.types import (
 
 KEY = jnp.asarray([8, 15], jnp.uint32)
 K = 5
+RARE = Rare(*[jnp.asarray(True)] * 4)
 TILES = 20  # of the small cases, which share a program
 
 
@@ -56,6 +59,8 @@ class Link:
     owner: int | None = None
     agree: int | None = None
     strength: int = 0
+    capacity: int = 0
+    ends: np.ndarray | None = None  # of a degree law
 
 
 LAWS = {
@@ -103,6 +108,7 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         fk_null=per_key([round(m.null * 2**24) for m in made], 0, jnp.uint32),
         fk_law=per_key([int(m.law) for m in made], 0),
         fk_owner=per_key([k if m.owner is None else m.owner for k, m in enumerate(made)], 0),
+        fk_capacity=per_key([m.capacity for m in made], 0),
         fits=jnp.asarray(True),
     )
     words = np.random.default_rng(5).integers(0.001 * 2**24, 0.002 * 2**24, (T, K, LEVELS, CLUSTERS, CLUSTERS))
@@ -116,6 +122,9 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
     affinity = np.where(in_use[..., None, None] | first, affinity, 0)
     agree = np.tile(np.arange(K), (T, 1))
     agree[child, : len(made)] = [k if m.agree is None else m.agree for k, m in enumerate(made)]
+    ends = np.zeros((T, K, DEGREES - 1), np.uint32)
+    for k, m in enumerate(made):
+        ends[child, k] = 0 if m.ends is None else m.ends
     links = Links(
         key=named_key(KEY, "links"),
         parent_row=jnp.full((K, capacity.rows), NO_ROW, jnp.int32),
@@ -128,6 +137,8 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         roots=per_key([round(m.roots * 2**24) for m in made], 0, jnp.uint32),
         agree=jnp.asarray(agree, jnp.int32),
         strength=per_key([m.strength for m in made], 0),
+        degree=per_key([0], 0),
+        degree_ends=jnp.asarray(ends),
     )
     return schema, links, capacity
 
@@ -221,23 +232,24 @@ def samplers(n: int, made: list[Link]) -> tuple[list[Sampler], list[np.ndarray],
     schema, links, capacity = build((n, 1000), made, int(tiles_of(n)) + 3)
 
     def build_tables(schema: Schema, links: Links) -> KeyTables:
-        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), _empty_tables(capacity))
+        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), RARE, _empty_tables(capacity))
 
     tables = jax.device_get(jax.jit(build_tables)(schema, links))
     out, popularity = [], []
     for k, m in enumerate(made):
         stream = named_key(links.key, schema.table_id[1], schema.fk_id[1, k])
-        weight = jax.jit(parent_weight)(stream, jnp.int32(m.popularity), links.inactive[1, k], jnp.int32(n), jnp.arange(n, dtype=jnp.int32))
+        rows = jnp.arange(n, dtype=jnp.int32)
+        weight = jax.jit(parent_weight)(stream, jnp.int32(m.popularity), links.inactive[1, k], jnp.int32(n), rows, RARE.zipf)
         popularity.append(np.asarray(weight))
         clusters = np.asarray(links.parent_clusters[1, k])
         out.append(Sampler(tables.prefix[k], int(tables.mass[k]), tables.ends[k], clusters, n))
     return out, popularity, links
 
 
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("quarter", range(4))
 @pytest.mark.parametrize("n", [1_000, 1_000_000])
-def test_the_closed_form_has_the_dense_formula_s_probabilities(n: int, half: int) -> None:
-    made = list(LAWS.values())[4 * half : 4 * half + 4]
+def test_the_closed_form_has_the_dense_formula_s_probabilities(n: int, quarter: int) -> None:
+    made = list(LAWS.values())[4 * quarter : 4 * quarter + 4]
     found, popularity, links = samplers(n, made)
     for k, (sampler, weight) in enumerate(zip(found, popularity, strict=True)):
         parents = digits(n, sampler.clusters)
@@ -311,7 +323,7 @@ def test_draws_from_a_million_parents_follow_the_dense_formula_too() -> None:
 def test_popularity_is_pareto_and_so_many_parents_are_inactive(inactive: float) -> None:
     n = 200_000
     rows, share = jnp.arange(n, dtype=jnp.int32), jnp.uint32(round(inactive * 2**24))
-    weight = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.PARETO), share, jnp.int32(n), rows)).astype(float)
+    weight = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.PARETO), share, jnp.int32(n), rows, RARE.zipf)).astype(float)
     active = weight[weight > 0]
     assert abs((weight == 0).mean() - inactive) <= 5 * np.sqrt(inactive * (1 - inactive) / n)
     for top in (0.05, 0.005):
@@ -319,14 +331,14 @@ def test_popularity_is_pareto_and_so_many_parents_are_inactive(inactive: float) 
         hill = 1 / np.log(tail / tail[0]).mean()
         assert abs(hill / 2.5 - 1) < 0.25
     assert stats.ks_1samp(active / active.min(), stats.pareto(2.5).cdf).statistic < 0.02
-    equal = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.EQUAL), share, jnp.int32(n), rows))
+    equal = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.EQUAL), share, jnp.int32(n), rows, RARE.zipf))
     assert set(equal.tolist()) <= {0, 1}
 
 
 def test_one_parent_is_always_active() -> None:
     everyone = jnp.uint32(2**24)
     for n in (1, 2, 50):
-        weight = jax.jit(parent_weight)(KEY, jnp.int32(0), everyone, jnp.int32(n), jnp.arange(50, dtype=jnp.int32))
+        weight = jax.jit(parent_weight)(KEY, jnp.int32(0), everyone, jnp.int32(n), jnp.arange(50, dtype=jnp.int32), RARE.zipf)
         assert np.sum(np.asarray(weight)) == 1 and not np.asarray(weight)[n:].any()
 
 
