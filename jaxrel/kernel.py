@@ -20,8 +20,9 @@ from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows
 from jaxrel.noise import noise_of, uneven
 from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
-from jaxrel.schema import missing_key, time_rows
+from jaxrel.schema import missing_key
 from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
+from jaxrel.times import moments, time_rows
 from jaxrel.types import EXPORTS, NO_ROW, SCM, SCORES, TILE, Capacity, Database, Kind, Links, NodeKind, Schema, tiles_of
 
 __all__ = ["Rows", "simulate", "simulate_rows"]
@@ -30,7 +31,7 @@ _CLIP = 30.0  # standardised signals beyond it are cut
 _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
-_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
+_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
 
 
@@ -58,6 +59,8 @@ class _Context:
     noise_key: Array  # u32[B, N, 2], exogenous noise of each node
     weight_key: Array  # u32[B, N, 2], prototypes of each node
     tile: Tile
+    time: Array  # i32[B, TILE]
+    moment: Array  # f32[B, TILE]
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
     edges: Packed
@@ -141,15 +144,13 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     batch = lanes.shape[0]
     blank = jnp.zeros((batch, W, TILE), jnp.float32)
 
-    row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
-
     def has(code: NodeKind) -> Array:
         return (kind == code) & exists
 
     def exogenous(blank: Array) -> Array:
         series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(context.noise_key[:, n], series, row_count, context.tile.rows, any_memory)
+        value = exogenous_rows(context.noise_key[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
         return blank.at[:, 0].set(value)
 
     signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
@@ -196,8 +197,8 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
 
 def _observe(
     schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
-) -> tuple[Array, Array, Array]:
-    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
+) -> tuple[Array, Array]:
+    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE]."""
     t = tile.table
     kind = schema.column_kind[t]
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
@@ -207,7 +208,7 @@ def _observe(
     values = jnp.where(labelled[:, None], seen, real)
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
     missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
-    return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
+    return jnp.where(missing, 0.0, values), missing
 
 
 def _step(
@@ -227,6 +228,7 @@ def _step(
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
+    time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
     nodes |= {
         name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
@@ -237,6 +239,8 @@ def _step(
         noise_key=named_key(key[:, None], table_id[:, None], node),
         weight_key=named_key(scm.key[:, None], "prototype", table_id[:, None], node),
         tile=tile,
+        time=time,
+        moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
         edges=edges,
@@ -262,7 +266,7 @@ def _step(
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
-    values, missing, time = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
+    values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]
@@ -280,7 +284,7 @@ def _step(
         node_scale=jnp.where(own, scale[:, None], state.node_scale),
         values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
         missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
-        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_tile * TILE)),
+        time=update(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), (zero, out_tile * TILE)),
     )
 
 

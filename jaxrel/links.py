@@ -4,7 +4,8 @@
 A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
 the levels: with ``S_l[a_1…a_l, b_{l+1}…b_L]`` the weight of all parents below a prefix, the next digit has weight
 ``M_l[a_l, b_l] · S_l``. Each level has CLUSTERS^LEVELS such choices, whose probabilities are kept in 2^-31; a child row costs
-O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link.
+O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link. Where parent and
+child are timed, the cluster is drawn alike, and the row in it among those that exist at the child's time (`jaxrel.dealing`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
+from jaxrel.dealing import candidates, cluster_span, row_of
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
 from jaxrel.tiles import tile_at, tile_count
+from jaxrel.times import rows_at, time_rows
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
 __all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "place_links", "sample_link_laws", "sample_links"]
@@ -35,14 +38,15 @@ _UNIT = 256  # weight of a parent of popularity 1
 # Pareto(2.5) quantiles in 1/_UNIT: 4,096 cells by the upper 12 bits of a word, and as many again inside the topmost cell
 _PARETO = np.round(_UNIT * (1 - (np.arange(4096) + 0.5) / 4096) ** (-1 / 2.5)).astype(np.uint32)
 _PARETO_TAIL = np.round(_UNIT * ((1 - (np.arange(4096) + 0.5) / 4096) / 4096) ** (-1 / 2.5)).astype(np.uint32)
-_NULL, _PLACE, _TREE = 16, 17, 18  # lanes of a child row's words; 0…LEVELS - 1 are the levels
+_NULL, _PLACE, _TREE, _DELAY, _ANYONE = 16, 17, 18, 19, 20  # lanes of a child row's words; 0…LEVELS - 1 are the levels
+_WAIT = np.round(-4096 * np.log1p(-(np.arange(4096) + 0.5) / 4096)).astype(np.uint32)  # quantiles of an exponential of mean 1, in 2^-12
 
 
 @struct.dataclass
 class KeyTables:
     """What the cluster law needs of one table's keys: built once a table, read by every row of it."""
 
-    prefix: Array  # u32[K, R], weight of all parent rows before this one (index = row id of the parent; exclusive)
+    prefix: Array  # u32[K, R], weight of all parent rows before this one (index = its position, `jaxrel.dealing`; exclusive)
     blocks: Array  # u32[K, R / TILE], the same before every block of TILE rows, close together
     mass: Array  # u32[K], weight of all parent rows
     ends: Array  # u32[K, LEVELS, CLUSTERS - 1, CLUSTERS^LEVELS], P(the next digit is at most d) in 2^-31 at [prefix, suffix] flattened
@@ -65,6 +69,13 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
     always = below(bits(stream, 0, "always"), n)
     active = ~chance(activity, inactive) | (rows == always)
     return jnp.where(active & (rows < n), weight, jnp.uint32(0))
+
+
+def _dealt(schema: Schema, table: Array) -> Array:
+    """bool[K]: keys of a timed table to timed ones by the cluster law, whose parents depend on the time."""
+    parent = schema.fk_parent[table]
+    timed = (parent != NO_TABLE) & schema.has_time[jnp.maximum(parent, 0)] & schema.has_time[table]
+    return timed & (schema.fk_law[table] == LinkLaw.CLUSTER)
 
 
 def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Array]:
@@ -93,8 +104,8 @@ def _quotient(x: Array, total: Array) -> Array:
     return jnp.where(x >= total, jnp.uint32(1 << 31), quotient >> 1)
 
 
-def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> Array:
-    """The choices of one key, u32[LEVELS, CLUSTERS - 1, BASE]. ``weight_below(row)`` is the weight of all parents before a row.
+def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dealt: Array) -> Array:
+    """The choices of one key, u32[LEVELS, CLUSTERS - 1, BASE]. ``weight_below(position)`` is the weight of all parents before it.
 
     Each S_l has a fraction and an exponent of its own, however small beside its neighbours. A level's sum loses less than 2^-25 of
     itself: its largest product is 2^27 or more, and each of three loses two units at most. Five levels stay far inside 1e-5.
@@ -104,8 +115,7 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> 
     for level in range(LEVELS):
         digit = (flat // CLUSTERS ** (LEVELS - 1 - level)) % CLUSTERS
         index, valid = index * counts[level] + digit, valid & (digit < counts[level])
-    _, size = _cluster_index(counts, n)
-    low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
+    low, high = cluster_span(index, jnp.prod(counts, dtype=jnp.int32), n, dealt)
     mass = jnp.where(valid, weight_below(high) - weight_below(low), jnp.uint32(0))
     strength, power = _scaled(affinity)
 
@@ -147,10 +157,11 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
     def one_key(k: Array, tables: KeyTables) -> KeyTables:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
+        dealt, clusters = _dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
 
         def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             prefix, blocks, before = state
-            rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
+            rows = row_of(j * TILE + jnp.arange(TILE, dtype=jnp.int32), clusters, n, dealt)
             weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows)
             inclusive = _cumulate(weight)
             prefix = jax.lax.dynamic_update_slice(prefix, (before + inclusive - weight)[None], (k, j * TILE))
@@ -162,7 +173,7 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
         def weight_below(row: Array) -> Array:
             return jnp.where(row >= n, mass, prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
 
-        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n)
+        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n, dealt)
         put = jax.lax.dynamic_update_index_in_dim
         return KeyTables(prefix=prefix, blocks=blocks, mass=put(tables.mass, mass, k, 0), ends=put(tables.ends, ends, k, 0))
 
@@ -186,9 +197,18 @@ def _empty_tables(capacity: Capacity) -> KeyTables:
 
 
 def _cluster_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, stream: Array, rows: Array, n: Array, trips: Array
+    schema: Schema,
+    links: Links,
+    tables: KeyTables,
+    table: Array,
+    k: Array,
+    stream: Array,
+    rows: Array,
+    n: Array,
+    exist: tuple[Array, Array],
+    trips: Array,
 ) -> Array:
-    """The cluster law: i32[rows] parents of some child rows. ``trips``: levels, halvings of blocks, of rows, i32[3]."""
+    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `_existing`; ``trips``: as `_draw_rows`."""
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
     rest = jnp.minimum(rows // child_size, child_clusters - 1)
@@ -210,8 +230,8 @@ def _cluster_rows(
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
-    _, size = _cluster_index(counts, n)
-    low, high = index * size, jnp.minimum((index + 1) * size, n)
+    clusters, dealt = jnp.prod(counts, dtype=jnp.int32), _dealt(schema, table)[k]
+    low, high = cluster_span(index, clusters, n, dealt)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
         return jnp.where(at * unit >= n, tables.mass[k], read(table, (k, at)))
@@ -226,6 +246,14 @@ def _cluster_rows(
 
         return jax.lax.fori_loop(0, steps, step, (low, high))[0]
 
+    def narrow(low: Array, high: Array) -> tuple[Array, Array]:  # the first span of candidates that any weight is in
+        spans = candidates(index, (low, high), clusters, links.window[table, k], *exist)
+        for first, last in reversed(spans):
+            some = dealt & (weight_below(tables.prefix, first, 1) != weight_below(tables.prefix, last, 1))
+            low, high = jnp.where(some, first, low), jnp.where(some, last, high)
+        return low, high
+
+    low, high = jax.lax.cond(trips[4] > 0, narrow, lambda low, high: (low, high), low, high)
     start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
     to_block, to_row = row_pair(stream, rows, _PLACE)
     target = start + mulhi(to_block, end - start)
@@ -234,7 +262,28 @@ def _cluster_rows(
     start = jnp.maximum(start, weight_below(tables.blocks, block, TILE))  # weights below grow with the row
     end = jnp.minimum(end, weight_below(tables.blocks, block + 1, TILE))
     target = start + mulhi(to_row, end - start)
-    return jnp.minimum(halve(tables.prefix, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+    position = jnp.minimum(halve(tables.prefix, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+
+    def by_time(position: Array) -> Array:  # where no candidate of the cluster exists yet: anyone who does
+        row, alive = row_of(position, clusters, n, dealt), exist[1]
+        return jnp.where(dealt & (row >= alive), below(row_bits(stream, rows, _ANYONE), alive), row)
+
+    return jax.lax.cond(trips[4] > 0, by_time, lambda position: position, position)
+
+
+def _existing(schema: Schema, links: Links, table: Array, rows: Array) -> tuple[Array, Array]:
+    """How many parent rows are old enough for each child row, and how many exist at its time: i32[K, rows], i32[K, rows]."""
+    time = time_rows(schema, table, rows)
+
+    def one_key(stream: Array, parent: Array, dealt: Array, delay: Array) -> tuple[Array, Array]:
+        parent = jnp.maximum(parent, 0)
+        wait = mulhi(jnp.asarray(_WAIT)[row_bits(stream, rows, _DELAY) >> 20] << 16, delay.astype(jnp.uint32) << 4).astype(jnp.int32)
+        wait = jnp.minimum(wait, jnp.maximum(time - schema.time_start[parent], 0))  # founders are as old as it takes
+        n = schema.row_count[parent]
+        mature, alive = (jnp.where(dealt, rows_at(schema, parent, at), n) for at in (time - wait, time))
+        return mature, alive
+
+    return jax.vmap(one_key)(_key_stream(links, schema, table), schema.fk_parent[table], _dealt(schema, table), links.delay[table])
 
 
 def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Array:
@@ -271,7 +320,9 @@ def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Arr
     return jax.vmap(one_key)(keys)
 
 
-def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
+def _draw_rows(
+    schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, exist: tuple[Array, Array], trips: Array
+) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
     Args:
@@ -280,7 +331,8 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
         tables: `key_tables` of ``table``.
         table: i32[], the child table.
         rows: i32[rows], row ids.
-        trips: i32[4], trip counts: levels, halvings of blocks, halvings of rows, keys.
+        exist: i32[K, rows] twice, `_existing`.
+        trips: i32[5], trip counts: levels, halvings of blocks, halvings of rows, keys; 1 if any key of the batch depends on the time.
 
     Returns:
         i32[K, rows], row in the parent table or NO_ROW.
@@ -290,7 +342,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, trips)
+        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, (exist[0][k], exist[1][k]), trips)
         to_null, to_root = row_pair(streams[k], rows, _NULL)
         tree = below(row_bits(streams[k], rows, _TREE), rows)
         is_tree = schema.fk_law[table, k] == LinkLaw.TREE
@@ -316,7 +368,8 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), -(-rows // base), 1))  # rows of the largest cluster
         spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
         halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
-        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count)])
+        dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
+        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count), jnp.any(dealt).astype(jnp.int32)])
         any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
         last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
 
@@ -333,7 +386,12 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
                 return jax.vmap(one)(schema, links, tile.table, enters, tables)
 
             tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
-            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
+
+            def all_exist() -> tuple[Array, Array]:
+                return (jnp.zeros((batch, capacity.foreign_keys, TILE), jnp.int32),) * 2
+
+            exist = jax.lax.cond(trips[4] > 0, lambda: jax.vmap(_existing)(schema, links, tile.table, tile.rows), all_exist)
+            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, exist, trips)
 
             def with_slots(rows: Array) -> Array:
                 streams = jax.vmap(_key_stream)(links, schema, tile.table)
@@ -391,6 +449,7 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
     other = draw_share(stream[:, :, None, None, None], "other", law.other, level.reshape(1, 1, -1, 1, 1) * 16 + a * CLUSTERS + b)
     affinity = jnp.minimum(jnp.where(matches, match[..., None, None, None], other), 2**24 - 1) << 8
     affinity = jnp.where((a < count_a) & (b < count_b), affinity, jnp.uint32(0))
+    dealt = jax.vmap(functools.partial(_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32))
     return Links(
         key=key,
         parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
@@ -401,6 +460,8 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
         popularity=draw_choice(stream, "popularity law", law.popularity),
         inactive=draw_share(stream, "inactive share", law.inactive),
         roots=draw_share(stream, "roots", law.roots),
+        delay=jnp.where(dealt & draw_flag(stream, "delayed", law.delayed), draw_integer(stream, "delay", law.delay), 0),
+        window=jnp.where(dealt & draw_flag(stream, "recent", law.recent), draw_share(stream, "window", law.window), jnp.uint32(2**24)),
     )
 
 

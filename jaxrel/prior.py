@@ -19,7 +19,7 @@ from jaxrel import struct
 from jaxrel.families import FAMILIES
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
 from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
-from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+from jaxrel.types import BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
     "LayoutPrior",
@@ -106,6 +106,15 @@ class SchemaPrior:
     missing: Range = _leaf("share")  # share of missing values in such a column
     days: Range = _leaf("integer", -20000, 24000)  # days since 1970-01-01 between which the span of the events lies
     least_days: Array = _leaf("number", 30, 3650)
+    timed_entity: Array = _leaf("number", 0, 1)  # share of referenced tables whose rows come into being over time, and all their children
+    founders: Range = _leaf("share")  # share of such a table's rows that exist at its start
+    late: Range = _leaf("share")  # share of the span after which such a table starts
+    trend: Range = _leaf("share")  # the intensity of events goes from 1 - trend to 1 + trend, or back
+    season: Range = _leaf("share")  # and swings by so much over a year
+    bursts: Range = _leaf("integer", 0, BURSTS)  # and jumps so many times
+    burst_height: Range = _leaf("integer", 0, 16)  # by so many times itself, halved every 256th of the span
+    calendar: Array = _leaf("number", 0, 1)  # share of timed tables with quiet hours and days
+    calendar_depth: Range = _leaf("share")  # how quiet: 1 as in typical weeks, 0 not at all
 
 
 @struct.dataclass
@@ -121,6 +130,10 @@ class LinkPrior:
     popularity: Weights = _leaf("weights", names=POPULARITIES)
     inactive: Range = _leaf("share", 0, 0.99)
     roots: Range = _leaf("share")  # self-references: share of rows without a parent
+    delayed: Array = _leaf("number", 0, 1)  # share of keys to timed parents whose rows come some time after their parent
+    delay: Range = _leaf("integer", 1, 1 << 27)  # mean of the least time between, in seconds
+    recent: Array = _leaf("number", 0, 1)  # share of keys to timed parents that choose among the latest ones only
+    window: Range = _leaf("share")  # the latest share that they choose among
 
 
 @struct.dataclass
@@ -136,7 +149,7 @@ class SCMPrior:
     categorical: Array = _leaf("number", 0, 1)  # share of categorical nodes among those that no column observes
     exogenous: Weights = _leaf("weights", names=EXOGENOUS)
     trend_power: Range = _leaf("real", 0, 8)
-    period: Range = _leaf("share")  # cycle length as a share of the rows
+    period: Range = _leaf("share")  # cycle length as a share of the table's span or rows
     rho: Range = _leaf("real", 0, 0.95)
     series_noise: Array = _leaf("number", 0, 100)  # noise of a time series on an activity table, beside trend and cycle of ±1
     families: Weights = _leaf("weights", names=FAMILIES)
@@ -163,6 +176,7 @@ class SCMPrior:
     missing_by_itself: Array = _leaf("number", 0, 1)  # share of those where it is the missing value itself
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
+    calendar_cycle: Array = _leaf("number", 0, 1)  # share of the time series of timed tables that repeat by day, week or year
 
 
 @struct.dataclass
@@ -436,5 +450,3 @@ def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
         offsets.append(tile * 1024)
         tile += tiles
     return np.asarray(offsets), tile
-
-

@@ -281,7 +281,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         gather_fk=graph.gather_fk,
         gather_export=graph.gather_export,
         export_node=graph.export_node,
-        **sample_exogenous(node_key, law, schema.is_activity[:, None]),
+        **sample_exogenous(node_key, law, schema.is_activity[:, None], schema.has_time[:, None]),
         edge_start=start,
         edge_parent=parent_node,
         **edges,

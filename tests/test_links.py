@@ -20,6 +20,7 @@ from scipy import stats
 
 from jaxrel.links import KeyTables, _empty_tables, _walk, key_tables, parent_weight
 from jaxrel.random import named_key
+from jaxrel.times import flat_times
 from jaxrel.types import (
     CLUSTERS,
     LEVELS,
@@ -89,6 +90,7 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         has_time=jnp.zeros(T, bool),
         time_start=blank[:, 0],
         time_span=blank[:, 0],
+        **flat_times(T),
         column_count=blank[:, 0],
         column_id=blank.astype(jnp.uint32),
         column_kind=blank,
@@ -120,6 +122,8 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         popularity=per_key([int(m.popularity) for m in made], 0),
         inactive=per_key([round(m.inactive * 2**24) for m in made], 0, jnp.uint32),
         roots=per_key([round(m.roots * 2**24) for m in made], 0, jnp.uint32),
+        delay=per_key([], 0),
+        window=per_key([], 2**24, jnp.uint32),
     )
     return schema, links, capacity
 

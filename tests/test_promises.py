@@ -14,7 +14,7 @@ from sampled import BATCH, databases, each, keys, large, program, small, spread,
 
 import jaxrel
 from jaxrel.prior import Range
-from jaxrel.schema import time_rows
+from jaxrel.times import time_rows
 from jaxrel.types import NO_ROW, NO_TABLE, TILE, Database, Kind, LinkLaw
 
 QUICK = ("tiny", "default")
