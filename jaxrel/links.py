@@ -24,11 +24,10 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
-from jaxrel.dealing import candidates, cluster_span, row_of
+from jaxrel.dealing import candidates, cluster_span, existing_rows, is_dealt, row_of
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
 from jaxrel.tiles import tile_at, tile_count
-from jaxrel.times import rows_at, time_rows
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
 __all__ = ["KeyTables", "key_tables", "link_rows", "parent_weight", "place_links", "sample_link_laws", "sample_links"]
@@ -38,8 +37,7 @@ _UNIT = 256  # weight of a parent of popularity 1
 # Pareto(2.5) quantiles in 1/_UNIT: 4,096 cells by the upper 12 bits of a word, and as many again inside the topmost cell
 _PARETO = np.round(_UNIT * (1 - (np.arange(4096) + 0.5) / 4096) ** (-1 / 2.5)).astype(np.uint32)
 _PARETO_TAIL = np.round(_UNIT * ((1 - (np.arange(4096) + 0.5) / 4096) / 4096) ** (-1 / 2.5)).astype(np.uint32)
-_NULL, _PLACE, _TREE, _DELAY, _ANYONE = 16, 17, 18, 19, 20  # lanes of a child row's words; 0…LEVELS - 1 are the levels
-_WAIT = np.round(-4096 * np.log1p(-(np.arange(4096) + 0.5) / 4096)).astype(np.uint32)  # quantiles of an exponential of mean 1, in 2^-12
+_NULL, _PLACE, _TREE, _ANYONE = 16, 17, 18, 20  # lanes of a child row's words; 0…LEVELS - 1 are the levels, 19 `jaxrel.dealing`'s
 
 
 @struct.dataclass
@@ -69,13 +67,6 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
     always = below(bits(stream, 0, "always"), n)
     active = ~chance(activity, inactive) | (rows == always)
     return jnp.where(active & (rows < n), weight, jnp.uint32(0))
-
-
-def _dealt(schema: Schema, table: Array) -> Array:
-    """bool[K]: keys of a timed table to timed ones by the cluster law, whose parents depend on the time."""
-    parent = schema.fk_parent[table]
-    timed = (parent != NO_TABLE) & schema.has_time[jnp.maximum(parent, 0)] & schema.has_time[table]
-    return timed & (schema.fk_law[table] == LinkLaw.CLUSTER)
 
 
 def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Array]:
@@ -157,7 +148,7 @@ def key_tables(schema: Schema, links: Links, capacity: Capacity, table: Array, t
     def one_key(k: Array, tables: KeyTables) -> KeyTables:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        dealt, clusters = _dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
+        dealt, clusters = is_dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
 
         def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             prefix, blocks, before = state
@@ -205,10 +196,10 @@ def _cluster_rows(
     stream: Array,
     rows: Array,
     n: Array,
-    exist: tuple[Array, Array],
+    exist: Array,
     trips: Array,
 ) -> Array:
-    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `_existing`; ``trips``: as `_draw_rows`."""
+    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `existing_rows`; ``trips``: as `_draw_rows`."""
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
     rest = jnp.minimum(rows // child_size, child_clusters - 1)
@@ -230,7 +221,7 @@ def _cluster_rows(
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
-    clusters, dealt = jnp.prod(counts, dtype=jnp.int32), _dealt(schema, table)[k]
+    clusters, dealt = jnp.prod(counts, dtype=jnp.int32), is_dealt(schema, table)[k]
     low, high = cluster_span(index, clusters, n, dealt)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
@@ -247,7 +238,7 @@ def _cluster_rows(
         return jax.lax.fori_loop(0, steps, step, (low, high))[0]
 
     def narrow(low: Array, high: Array) -> tuple[Array, Array]:  # the first span of candidates that any weight is in
-        spans = candidates(index, (low, high), clusters, links.window[table, k], *exist)
+        spans = candidates(index, (low, high), clusters, links.window[table, k], exist[0], exist[1])
         for first, last in reversed(spans):
             some = dealt & (weight_below(tables.prefix, first, 1) != weight_below(tables.prefix, last, 1))
             low, high = jnp.where(some, first, low), jnp.where(some, last, high)
@@ -269,21 +260,6 @@ def _cluster_rows(
         return jnp.where(dealt & (row >= alive), below(row_bits(stream, rows, _ANYONE), alive), row)
 
     return jax.lax.cond(trips[4] > 0, by_time, lambda position: position, position)
-
-
-def _existing(schema: Schema, links: Links, table: Array, rows: Array) -> tuple[Array, Array]:
-    """How many parent rows are old enough for each child row, and how many exist at its time: i32[K, rows], i32[K, rows]."""
-    time = time_rows(schema, table, rows)
-
-    def one_key(stream: Array, parent: Array, dealt: Array, delay: Array) -> tuple[Array, Array]:
-        parent = jnp.maximum(parent, 0)
-        wait = mulhi(jnp.asarray(_WAIT)[row_bits(stream, rows, _DELAY) >> 20] << 16, delay.astype(jnp.uint32) << 4).astype(jnp.int32)
-        wait = jnp.minimum(wait, jnp.maximum(time - schema.time_start[parent], 0))  # founders are as old as it takes
-        n = schema.row_count[parent]
-        mature, alive = (jnp.where(dealt, rows_at(schema, parent, at), n) for at in (time - wait, time))
-        return mature, alive
-
-    return jax.vmap(one_key)(_key_stream(links, schema, table), schema.fk_parent[table], _dealt(schema, table), links.delay[table])
 
 
 def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Array:
@@ -320,9 +296,7 @@ def _slot_rows(schema: Schema, table: Array, streams: Array, rows: Array) -> Arr
     return jax.vmap(one_key)(keys)
 
 
-def _draw_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, exist: tuple[Array, Array], trips: Array
-) -> Array:
+def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, exist: Array, trips: Array) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
     Args:
@@ -331,7 +305,7 @@ def _draw_rows(
         tables: `key_tables` of ``table``.
         table: i32[], the child table.
         rows: i32[rows], row ids.
-        exist: i32[K, rows] twice, `_existing`.
+        exist: i32[K, 2, rows], `existing_rows`.
         trips: i32[5], trip counts: levels, halvings of blocks, halvings of rows, keys; 1 if any key of the batch depends on the time.
 
     Returns:
@@ -342,7 +316,7 @@ def _draw_rows(
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, (exist[0][k], exist[1][k]), trips)
+        cluster = _cluster_rows(schema, links, tables, table, k, streams[k], rows, n, exist[k], trips)
         to_null, to_root = row_pair(streams[k], rows, _NULL)
         tree = below(row_bits(streams[k], rows, _TREE), rows)
         is_tree = schema.fk_law[table, k] == LinkLaw.TREE
@@ -368,7 +342,7 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         size = jnp.max(jnp.where(used & (schema.fk_law == LinkLaw.CLUSTER), -(-rows // base), 1))  # rows of the largest cluster
         spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
         halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
-        dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
+        dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
         trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count), jnp.any(dealt).astype(jnp.int32)])
         any_slot = jnp.any((schema.fk_law == LinkLaw.SLOT) & used)
         last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
@@ -387,10 +361,12 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
             tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
 
-            def all_exist() -> tuple[Array, Array]:
-                return (jnp.zeros((batch, capacity.foreign_keys, TILE), jnp.int32),) * 2
+            def existing(_: Array) -> Array:
+                streams = jax.vmap(_key_stream)(links, schema, tile.table)
+                return jax.vmap(existing_rows, (0, 0, 0, 0, 0, None))(schema, links, streams, tile.table, tile.rows, trips[3])
 
-            exist = jax.lax.cond(trips[4] > 0, lambda: jax.vmap(_existing)(schema, links, tile.table, tile.rows), all_exist)
+            nobody_asks = jnp.zeros((batch, capacity.foreign_keys, 2, TILE), jnp.int32)
+            exist = jax.lax.cond(trips[4] > 0, existing, lambda x: x, nobody_asks)
             rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, exist, trips)
 
             def with_slots(rows: Array) -> Array:
@@ -449,7 +425,7 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
     other = draw_share(stream[:, :, None, None, None], "other", law.other, level.reshape(1, 1, -1, 1, 1) * 16 + a * CLUSTERS + b)
     affinity = jnp.minimum(jnp.where(matches, match[..., None, None, None], other), 2**24 - 1) << 8
     affinity = jnp.where((a < count_a) & (b < count_b), affinity, jnp.uint32(0))
-    dealt = jax.vmap(functools.partial(_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32))
+    dealt = jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32))
     return Links(
         key=key,
         parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
