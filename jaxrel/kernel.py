@@ -23,8 +23,9 @@ from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import noise_of, uneven
 from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
-from jaxrel.schema import missing_key, time_rows
+from jaxrel.schema import missing_key
 from jaxrel.tiles import SEGMENT, Tile, tile_at
+from jaxrel.times import moments, time_rows
 from jaxrel.types import (
     AGGREGATES,
     ALL_LANES,
@@ -50,7 +51,7 @@ _CLIP = 30.0  # standardised signals beyond it are cut
 _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
-_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
+_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
 
 
@@ -82,6 +83,8 @@ class _Context:
     weight_key: Array  # u32[B, N, 2], prototypes of each node
     link_key: Array  # u32[B, 2], links and the traits that they follow
     tile: Tile
+    time: Array  # i32[B, TILE]
+    moment: Array  # f32[B, TILE]
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
     edges: Packed
@@ -200,21 +203,20 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
     batch = lanes.shape[0]
     blank = jnp.zeros((batch, W, TILE), jnp.float32)
 
-    row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
-
     def has(code: NodeKind) -> Array:
         return (kind == code) & exists
 
     def exogenous(blank: Array) -> Array:
         series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(context.noise_key[:, n], series, row_count, context.tile.rows, any_memory)
+        value = exogenous_rows(context.noise_key[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
         shows = (context.nodes["trait_table"][:, n] != NO_TABLE) & has(NodeKind.EXOGENOUS)
 
         def trait(value: Array) -> Array:
             child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
             stream = named_key(context.link_key, _at(schema.table_id, child), _at(_at(schema.fk_id, child), fk))
             is_parent = shows & (child != context.tile.table)
+            row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
             shown = trait_rows(stream, is_parent, series["noise_knots"], row_count, context.tile.rows)
             return jnp.where(shows[:, None], shown, value)
 
@@ -290,8 +292,8 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
 
 def _observe(
     schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
-) -> tuple[Array, Array, Array]:
-    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
+) -> tuple[Array, Array]:
+    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE]."""
     t = tile.table
     kind = schema.column_kind[t]
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
@@ -301,7 +303,7 @@ def _observe(
     values = jnp.where(labelled[:, None], seen, real)
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
     missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
-    return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
+    return jnp.where(missing, 0.0, values), missing
 
 
 def _step(
@@ -326,6 +328,7 @@ def _step(
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
+    time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
     nodes |= {name: _at(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
     every = _at(scm.node_count, tile.table)
@@ -336,6 +339,8 @@ def _step(
         weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
         link_key=links.key,
         tile=tile,
+        time=time,
+        moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
         edges=edges,
@@ -362,7 +367,7 @@ def _step(
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
-    values, missing, time = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
+    values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]
@@ -381,7 +386,7 @@ def _step(
         node_scale=jnp.where(own, scale[:, None], state.node_scale),
         values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
         missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
-        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_tile * TILE)),
+        time=update(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), (zero, out_tile * TILE)),
         told=tuple(update(out, x, (zero, zero, zero, out_tile * TILE)) for out, x in zip(state.told, (lanes, signals), strict=False)),
     )
 

@@ -4,7 +4,8 @@
 A row's cluster at each level is a digit of its index, so all children of one base cluster share one law, and it factorises along
 the levels: with ``S_l[a_1…a_l, b_{l+1}…b_L]`` the weight of all parents below a prefix, the next digit has weight
 ``M_l[a_l, b_l] · S_l``. Each level has CLUSTERS^LEVELS such choices, whose probabilities are kept in 2^-31; a child row costs
-O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link.
+O(levels + log parents), with no array of parents × children. All weights are integers: no float decides a link. Where parent and
+child are timed, the cluster is drawn alike, and the row in it among those that exist at the child's time (`jaxrel.dealing`).
 
 A key that *agrees* with an earlier one of its table takes that key's path: the same clusters of the same sizes, thresholds and words, so
 that both parents of a child lie in the same base cluster, each in its own table; the row in the cluster is drawn by its own popularity.
@@ -25,6 +26,7 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
+from jaxrel.dealing import candidates, cluster_span, existing_rows, is_dealt, row_of
 from jaxrel.degrees import child_point, degree_laws, degree_weight, means_of, parent_weight
 from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, chance, mulhi, named_key, reduce_key, row_bits, row_pair, running_sum
@@ -36,14 +38,14 @@ from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Cap
 __all__ = ["KeyTables", "Rare", "key_tables", "link_rows", "place_links", "sample_link_laws", "sample_links"]
 
 _BASE = CLUSTERS**LEVELS  # base clusters, most
-_NULL, _PLACE, _TREE = 16, 17, 18  # lanes of a child row's words; 0…LEVELS - 1 are the levels
+_NULL, _PLACE, _TREE, _ANYONE = 16, 17, 18, 20  # lanes of a child row's words; 0…LEVELS - 1 are the levels, 19 `jaxrel.dealing`'s
 
 
 @struct.dataclass
 class KeyTables:
     """What the cluster and degree laws need of one table's keys: built once a table, read by every row of it."""
 
-    prefix: Array  # u32[K, R], weight of all parent rows before this one (index = row id of the parent; exclusive)
+    prefix: Array  # u32[K, R], weight of all parent rows before this one (index = its position, `jaxrel.dealing`; exclusive)
     blocks: Array  # u32[K, R / TILE], the same before every block of TILE rows, close together
     mass: Array  # u32[K], weight of all parent rows
     ends: Array  # u32[K, LEVELS, CLUSTERS - 1, CLUSTERS^LEVELS], P(the next digit is at most d) in 2^-31 at [prefix, suffix] flattened
@@ -90,8 +92,8 @@ def _quotient(x: Array, total: Array) -> Array:
     return jnp.where(x >= total, jnp.uint32(1 << 31), quotient >> 1)
 
 
-def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> Array:
-    """The choices of one key, u32[LEVELS, CLUSTERS - 1, BASE]. ``weight_below(row)`` is the weight of all parents before a row.
+def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dealt: Array) -> Array:
+    """The choices of one key, u32[LEVELS, CLUSTERS - 1, BASE]. ``weight_below(position)`` is the weight of all parents before it.
 
     Each S_l has a fraction and an exponent of its own, however small beside its neighbours. A level's sum loses less than 2^-25 of
     itself: its largest product is 2^27 or more, and each of three loses two units at most. Five levels stay far inside 1e-5.
@@ -101,8 +103,7 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array) -> 
     for level in range(LEVELS):
         digit = (flat // CLUSTERS ** (LEVELS - 1 - level)) % CLUSTERS
         index, valid = index * counts[level] + digit, valid & (digit < counts[level])
-    _, size = _cluster_index(counts, n)
-    low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
+    low, high = cluster_span(index, jnp.prod(counts, dtype=jnp.int32), n, dealt)
     mass = jnp.where(valid, weight_below(high) - weight_below(low), jnp.uint32(0))
     strength, power = _scaled(affinity)
 
@@ -147,10 +148,11 @@ def key_tables(
     def one_key(k: Array, tables: KeyTables) -> KeyTables:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
+        dealt, clusters = is_dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
 
         def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             prefix, blocks, before = state
-            rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
+            rows = row_of(j * TILE + jnp.arange(TILE, dtype=jnp.int32), clusters, n, dealt)
             weight = parent_weight(streams[k], links.popularity[table, k], links.inactive[table, k], n, rows, rare.zipf)
 
             def counted(weight: Array) -> Array:
@@ -168,7 +170,7 @@ def key_tables(
         def weight_below(row: Array) -> Array:
             return jnp.where(row >= n, mass, prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
 
-        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n)
+        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n, dealt)
         put = jax.lax.dynamic_update_index_in_dim
         return KeyTables(prefix=prefix, blocks=blocks, mass=put(tables.mass, mass, k, 0), ends=put(tables.ends, ends, k, 0))
 
@@ -209,9 +211,18 @@ def _halve(table: Array, k: Array, low: Array, high: Array, target: Array, steps
 
 
 def _cluster_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, n: Array, trips: Array
+    schema: Schema,
+    links: Links,
+    tables: KeyTables,
+    table: Array,
+    k: Array,
+    streams: Array,
+    rows: Array,
+    n: Array,
+    exist: Array,
+    trips: Array,
 ) -> Array:
-    """The cluster law: i32[rows] parents of some child rows. ``trips``: levels, halvings of blocks, of rows, i32[3]."""
+    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `existing_rows`; ``trips``: as `_draw_rows`."""
     guide = links.agree[table, k]
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
@@ -231,13 +242,20 @@ def _cluster_rows(
         return code * CLUSTERS + chosen, index * counts[level] + chosen
 
     _, index = jax.lax.fori_loop(0, trips[0], choose, (jnp.zeros_like(rows), jnp.zeros_like(rows)))
-    _, size = _cluster_index(counts, n)
-    low, high = jnp.minimum(index * size, n), jnp.minimum((index + 1) * size, n)
+    clusters, dealt = jnp.prod(counts, dtype=jnp.int32), is_dealt(schema, table)[k]
+    low, high = cluster_span(index, clusters, n, dealt)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
         return jnp.where(at * unit >= n, tables.mass[k], _read(table, (k, at)))
 
-    # the block of TILE rows, then the row in it
+    def narrow(low: Array, high: Array) -> tuple[Array, Array]:  # the first span of candidates that any weight is in
+        spans = candidates(index, (low, high), clusters, links.window[table, k], exist[0], exist[1])
+        for first, last in reversed(spans):
+            some = dealt & (weight_below(tables.prefix, first, 1) != weight_below(tables.prefix, last, 1))
+            low, high = jnp.where(some, first, low), jnp.where(some, last, high)
+        return low, high
+
+    low, high = jax.lax.cond(trips[4] > 0, narrow, lambda low, high: (low, high), low, high)
     start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
     barren = start == end  # on another key's path: this key has no active parent there, so it takes any
     low, high = jnp.where(barren, 0, low), jnp.where(barren, n, high)
@@ -249,7 +267,13 @@ def _cluster_rows(
     start = jnp.maximum(start, weight_below(tables.blocks, block, TILE))  # weights below grow with the row
     end = jnp.minimum(end, weight_below(tables.blocks, block + 1, TILE))
     target = start + mulhi(to_row, end - start)
-    return jnp.minimum(_halve(tables.prefix, k, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+    position = jnp.minimum(_halve(tables.prefix, k, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+
+    def by_time(position: Array) -> Array:  # where no candidate of the cluster exists yet: anyone who does
+        row, alive = row_of(position, clusters, n, dealt), exist[1]
+        return jnp.where(dealt & (row >= alive), below(row_bits(streams[k], rows, _ANYONE), alive), row)
+
+    return jax.lax.cond(trips[4] > 0, by_time, lambda position: position, position)
 
 
 def _degree_rows(schema: Schema, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, trips: Array) -> Array:
@@ -287,7 +311,7 @@ def _constrained_rows(schema: Schema, links: Links, tables: KeyTables, table: Ar
     return jax.lax.fori_loop(0, trips[3], one_key, drawn)
 
 
-def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, trips: Array) -> Array:
+def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, exist: Array, trips: Array) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
     Args:
@@ -296,7 +320,8 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
         tables: `key_tables` of ``table``.
         table: i32[], the child table.
         rows: i32[rows], row ids.
-        trips: i32[4], trip counts: levels, halvings of blocks, halvings of rows, keys.
+        exist: i32[K, 2, rows], `existing_rows`.
+        trips: i32[5], trip counts: levels, halvings of blocks, halvings of rows, keys; 1 if any key of the batch depends on the time.
 
     Returns:
         i32[K, rows], row in the parent table or NO_ROW.
@@ -306,7 +331,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        cluster = _cluster_rows(schema, links, tables, table, k, streams, rows, n, trips)
+        cluster = _cluster_rows(schema, links, tables, table, k, streams, rows, n, exist[k], trips)
         to_null, to_root = row_pair(streams[k], rows, _NULL)
         tree = below(row_bits(streams[k], rows, _TREE), rows)
         is_tree = schema.fk_law[table, k] == LinkLaw.TREE
@@ -335,7 +360,8 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
         size = jnp.max(jnp.where(weighs, size, 1))
         spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
         halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
-        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count)])
+        dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
+        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count), jnp.any(dealt).astype(jnp.int32)])
         rare = Rare(
             slot=jnp.any((schema.fk_law == LinkLaw.SLOT) & used),
             degree=jnp.any((schema.fk_law == LinkLaw.DEGREE) & used),
@@ -357,7 +383,14 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
                 return jax.vmap(one)(schema, links, tile.table, enters, tables)
 
             tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
-            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, trips)
+
+            def existing(_: Array) -> Array:
+                streams = jax.vmap(_key_stream)(links, schema, tile.table)
+                return jax.vmap(existing_rows, (0, 0, 0, 0, 0, None))(schema, links, streams, tile.table, tile.rows, trips[3])
+
+            nobody_asks = jnp.zeros((batch, capacity.foreign_keys, 2, TILE), jnp.int32)
+            exist = jax.lax.cond(trips[4] > 0, existing, lambda x: x, nobody_asks)
+            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, exist, trips)
 
             def constrain(drawn: Array) -> Array:
                 return _constrained_rows(schema, links, tables, tile.table, tile.rows, drawn, trips)
@@ -437,6 +470,7 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
     parents = jnp.where(schema.fk_parent == NO_TABLE, 0, schema.row_count[jnp.maximum(schema.fk_parent, 0)])
     family, ends = degree_laws(stream, law, means_of(jnp.broadcast_to(schema.row_count[:, None], parents.shape), parents))
     is_degree = schema.fk_law == LinkLaw.DEGREE
+    dealt = jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32))
     return Links(
         key=key,
         parent_row=jnp.full((capacity.foreign_keys, capacity.rows), NO_ROW, jnp.int32),
@@ -451,6 +485,8 @@ def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Cap
         strength=lowest + below(bits(stream, 0, "strength"), jnp.maximum(highest, lowest) - lowest + 1),
         degree=jnp.where(is_degree, family, 0),
         degree_ends=jnp.where(is_degree[..., None], ends, jnp.uint32(0)),
+        delay=jnp.where(dealt & draw_flag(stream, "delayed", law.delayed), draw_integer(stream, "delay", law.delay), 0),
+        window=jnp.where(dealt & draw_flag(stream, "recent", law.recent), draw_share(stream, "window", law.window), jnp.uint32(2**24)),
     )
 
 

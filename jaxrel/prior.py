@@ -31,7 +31,7 @@ from jaxrel.registry import (
     POPULARITIES,
     SCALES,
 )
-from jaxrel.types import AGGREGATES, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
     "LayoutPrior",
@@ -123,6 +123,15 @@ class SchemaPrior:
     degree_key: Array = _leaf("number", 0, 1)  # share of the other keys that follow a degree law
     capped_key: Array = _leaf("number", 0, 1)  # share of those left whose parent rows have a most number of children
     occupancy: Range = _leaf("share", 0.01, 1)  # share of the places under that number that are taken
+    timed_entity: Array = _leaf("number", 0, 1)  # share of referenced tables whose rows come into being over time, and all their children
+    founders: Range = _leaf("share")  # share of such a table's rows that exist at its start
+    late: Range = _leaf("share")  # share of the span after which such a table starts
+    trend: Range = _leaf("share")  # the intensity of events goes from 1 - trend to 1 + trend, or back
+    season: Range = _leaf("share")  # and swings by so much over a year
+    bursts: Range = _leaf("integer", 0, BURSTS)  # and jumps so many times
+    burst_height: Range = _leaf("integer", 0, 16)  # by so many times itself, halved every 256th of the span
+    calendar: Array = _leaf("number", 0, 1)  # share of timed tables with quiet hours and days
+    calendar_depth: Range = _leaf("share")  # how quiet: 1 as in typical weeks, 0 not at all
 
 
 @struct.dataclass
@@ -143,6 +152,10 @@ class LinkPrior:
     strength: Range = _leaf("share", -1, 1)  # their rank correlation
     degrees: Weights = _leaf("weights", names=DEGREES)
     histogram: Weights = _leaf("weights", names=tuple(str(d) for d in range(16)))  # the empirical degree law: weight of each degree
+    delayed: Array = _leaf("number", 0, 1)  # share of keys to timed parents whose rows come some time after their parent
+    delay: Range = _leaf("integer", 1, 1 << 27)  # mean of the least time between, in seconds
+    recent: Array = _leaf("number", 0, 1)  # share of keys to timed parents that choose among the latest ones only
+    window: Range = _leaf("share")  # the latest share that they choose among
 
 
 @struct.dataclass
@@ -158,7 +171,7 @@ class SCMPrior:
     categorical: Array = _leaf("number", 0, 1)  # share of categorical nodes among those that no column observes
     exogenous: Weights = _leaf("weights", names=EXOGENOUS)
     trend_power: Range = _leaf("real", 0, 8)
-    period: Range = _leaf("share")  # cycle length as a share of the rows
+    period: Range = _leaf("share")  # cycle length as a share of the table's span or rows
     rho: Range = _leaf("real", 0, 0.95)
     series_noise: Array = _leaf("number", 0, 100)  # noise of a time series on an activity table, beside trend and cycle of ±1
     families: Weights = _leaf("weights", names=FAMILIES)
@@ -190,6 +203,7 @@ class SCMPrior:
     recency: Array = _leaf("number", 0, 1)  # share of aggregates to which later children count for more
     decay: Range = _leaf("real", 0, 20)  # e-foldings of that, from the first child row to the last
     trait: Array = _leaf("number", 0, 1)  # share of homophilous keys whose traits are exogenous nodes of their two tables
+    calendar_cycle: Array = _leaf("number", 0, 1)  # share of the time series of timed tables that repeat by day, week or year
 
 
 @struct.dataclass
@@ -463,5 +477,3 @@ def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
         offsets.append(tile * 1024)
         tile += tiles
     return np.asarray(offsets), tile
-
-

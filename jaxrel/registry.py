@@ -6,7 +6,19 @@ A layout's sampler stands under its name in `jaxrel.layouts`, which asserts that
 
 from jaxrel.types import Aggregate, Combine, Kind, Popularity
 
-__all__ = ["ACTIVATIONS", "AGGREGATE_LAWS", "COMBINES", "DEGREES", "EXOGENOUS", "KINDS", "LAYOUTS", "MARGINALS", "NOISES", "POPULARITIES", "SCALES"]
+__all__ = [
+    "ACTIVATIONS",
+    "AGGREGATE_LAWS",
+    "COMBINES",
+    "DEGREES",
+    "EXOGENOUS",
+    "KINDS",
+    "LAYOUTS",
+    "MARGINALS",
+    "NOISES",
+    "POPULARITIES",
+    "SCALES",
+]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
 KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))

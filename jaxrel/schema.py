@@ -1,4 +1,4 @@
-"""Stage one: tables, rows, columns, foreign keys and time spans; and `time_rows`, the row function of event times."""
+"""Stage one: tables, rows, columns, foreign keys and the laws of event times."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from jax.typing import ArrayLike
 from jaxrel.degrees import means_of
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, mulhi, named_key, pair, reduce_key, row_bits, running_sum
+from jaxrel.random import below, bits, named_key, reduce_key, running_sum
 from jaxrel.registry import LAYOUTS
+from jaxrel.times import sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
-__all__ = ["sample_schema", "time_rows"]
-
-_DAY = 86_400
+__all__ = ["missing_key", "sample_schema"]
 
 
 def _foreign_keys(key: Array, adjacency: Array, count: Array, prior: Prior, keys: int) -> tuple[Array, Array]:
@@ -62,20 +61,6 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
     is_activity = ~jnp.any(adjacency, axis=1)
     order = jnp.argsort(jnp.where(t < count, is_activity.astype(jnp.int32), 2), stable=True)
     return adjacency[order][:, order]
-
-
-def _time_span(key: Array, prior: Prior) -> tuple[Array, Array]:
-    """Start and length in seconds of the span of all events: between two random days, at least ``least_days`` apart."""
-    low, high = prior.schema.days.low, prior.schema.days.high
-    least = jnp.minimum(prior.schema.least_days.astype(jnp.int32), high - low)
-    tries = jnp.arange(16, dtype=jnp.int32)
-    words = pair(key, tries, "day")
-    first, second = (low + below(word, high - low + 1) for word in words)
-    start, days = jnp.minimum(first, second), jnp.abs(first - second)
-    take = jnp.argmax(days >= least)  # the first try that is long enough
-    good = jnp.any(days >= least)
-    start, days = jnp.where(good, start[take], low), jnp.where(good, days[take], high - low)
-    return start * _DAY, days * _DAY
 
 
 def _key_laws(
@@ -169,7 +154,8 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     wished = jnp.where(real, jnp.where(is_activity, drawn_sizes["activity rows"], drawn_sizes["entity rows"]), 0)
     k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
     fk_key = named_key(table_key[:, None], "key", k[None, :])
-    has_time = is_activity
+    times = sample_times(named_key(key, "time"), table_key, law, fk_parent, is_activity, real)
+    has_time = times["has_time"]
     fk_law, fk_owner, unique, wished = _key_laws(table_key, fk_key, fk_parent, has_time, is_activity, wished, law)
     offset, _ = row_offsets(wished)
     rows = jnp.clip(wished, 0, jnp.maximum(capacity.rows - offset, 0))
@@ -193,7 +179,6 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     timed_parent = has_time[jnp.maximum(fk_parent, 0)]
     alike = draw_flag(fk_key, "homophily", prior.links.homophily) & (fk_law == LinkLaw.CLUSTER) & (fk_parent != NO_TABLE) & ~timed_parent
     fk_law = jnp.where(alike, jnp.int32(LinkLaw.TRAIT), fk_law)
-    start, span = _time_span(named_key(key, "time"), prior)
     fits = (drawn <= tables) & keys_fit & rows_fit & jnp.all(jnp.where(real, wished_columns, 0) <= columns)
     fits = fits & jnp.all(jnp.where(used & (kind == Kind.CATEGORICAL), wished_classes, 0) <= capacity.classes)
     return Schema(
@@ -203,9 +188,8 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         row_count=rows,
         row_offset=offset,
         is_activity=is_activity,
-        has_time=has_time,
-        time_start=jnp.where(is_activity, start, 0),
-        time_span=jnp.where(is_activity, span, 0),
+        **times,
+        time_founders=sample_founders(table_key, law, has_time & ~is_activity, rows),
         column_count=column_count,
         column_id=jnp.broadcast_to(c.astype(jnp.uint32), (tables, columns)),
         column_kind=jnp.where(used, kind, 0),
@@ -219,42 +203,6 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         fk_capacity=_key_capacity(fk_key, fk_law, unique, rows, rows[jnp.maximum(fk_parent, 0)], law),
         fits=fits,
     )
-
-
-def _divide(n: Array) -> tuple[Array, Array]:
-    """floor(2^32 / n) and the next 32 binary digits of 2^32 / n, by long division: u32[], u32[] (n at least 2)."""
-    whole = jnp.uint32(0xFFFFFFFF) // n
-    rest = jnp.uint32(0xFFFFFFFF) % n + 1
-    whole, rest = jnp.where(rest == n, whole + 1, whole), jnp.where(rest == n, jnp.uint32(0), rest)
-
-    def digit(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        quotient, rest = state
-        over = rest >= n - rest  # 2 * rest >= n, without overflow
-        return (quotient << 1) | over.astype(jnp.uint32), jnp.where(over, rest - (n - rest), rest + rest)
-
-    digits, _ = jax.lax.fori_loop(0, 32, digit, (jnp.zeros_like(whole), rest))
-    return whole, digits
-
-
-def time_rows(schema: Schema, table: Array, rows: Array) -> Array:
-    """Event times of some rows: row r of n falls into stratum r of the table's span, so times ascend with the row id.
-
-    Args:
-        schema: one schema.
-        table: i32[], which table.
-        rows: i32[...], row ids.
-
-    Returns:
-        i32[...], seconds since 1970-01-01 UTC; 0 where the table has no time. All in integers, hence equal everywhere.
-    """
-    n = jnp.maximum(schema.row_count[table], 2).astype(jnp.uint32)
-    whole, digits = _divide(n)
-    row = rows.astype(jnp.uint32)
-    stratum = row * whole + mulhi(row, digits)  # floor-like r * 2^32 / n, never decreasing
-    word = row_bits(named_key(schema.key, "time", schema.table_id[table]), row)
-    fraction = stratum + mulhi(word, whole)
-    seconds = schema.time_start[table] + mulhi(fraction, schema.time_span[table].astype(jnp.uint32)).astype(jnp.int32)
-    return jnp.where(schema.has_time[table], seconds, 0)
 
 
 def missing_key(schema: Schema, table: Array) -> Array:

@@ -324,7 +324,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         export_node=graph.export_node,
         pass2_start=graph.pass2_start,
         **graph.aggregates,
-        **sample_exogenous(node_key, law, schema.is_activity[:, None]),
+        **sample_exogenous(node_key, law, schema.is_activity[:, None], schema.has_time[:, None]),
         edge_start=start,
         edge_parent=parent_node,
         **edges,

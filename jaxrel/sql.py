@@ -23,6 +23,7 @@ from jaxrel.random import name_id, named_key, reduce_key
 from jaxrel.render import distinct_values
 from jaxrel.sql_parse import ForeignKeyDecl, TableDecl, parse_sql
 from jaxrel.sql_types import ColumnDecl, resolve
+from jaxrel.times import flat_times
 from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, row_offsets, tiles_of
 
 __all__ = ["read_sql"]
@@ -365,6 +366,7 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
         has_time=jnp.asarray([table.time is not None for table in ordered], jnp.bool_),
         time_start=jnp.asarray([first for first, _ in windows], jnp.int32),
         time_span=jnp.asarray([span for _, span in windows], jnp.int32),
+        **flat_times(tables),
         column_count=jnp.asarray([len(table.features) for table in ordered], jnp.int32),
         column_id=jnp.asarray(column_id),
         column_kind=jnp.asarray(ints["kind"]),

@@ -17,11 +17,13 @@ from jaxrel import struct
 __all__ = [
     "AGGREGATES",
     "ALL_LANES",
+    "BURSTS",
     "CODE_LANE",
     "CLUSTERS",
     "DEEPEST",
     "DEGREES",
     "EXPORTS",
+    "HOURS",
     "KNOTS",
     "LEVELS",
     "NO_ROW",
@@ -43,6 +45,7 @@ __all__ = [
     "Popularity",
     "SCORES",
     "STRENGTH",
+    "SLICES",
     "Schema",
     "row_offsets",
     "tiles_of",
@@ -63,6 +66,9 @@ SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a 
 STRENGTH = 4096  # unit of a rank correlation between the two ends of a link
 DEEPEST = 6  # units compete in groups of at most 2^DEEPEST
 DEGREES = 128  # buckets of children that a degree law tells apart
+SLICES = 256  # equal slices of a table's span: some months of the longest, hours of the shortest
+HOURS = 168  # of a week
+BURSTS = 4  # most bursts of a table's intensity
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
 
@@ -201,6 +207,9 @@ class Schema:
     has_time: Array  # bool[T]
     time_start: Array  # i32[T], seconds since 1970-01-01 UTC
     time_span: Array  # i32[T], seconds
+    time_founders: Array  # i32[T], rows that exist at the table's start
+    time_curve: Array  # u32[T, SLICES], intensity before each slice of the span, in 2^-32 of the whole
+    time_week: Array  # i32[T, HOURS], intensity before each hour of a week that starts on Thursday, in seconds of an even week
     column_count: Array  # i32[T]
     column_id: Array  # u32[T, C], the name of the column's streams
     column_kind: Array  # i32[T, C], Kind
@@ -237,6 +246,8 @@ class Links:
     strength: Array  # i32[T, K], trait law: rank correlation of the child's and the parent's trait, in 1/STRENGTH
     degree: Array  # i32[T, K], degree law: its family, index into `jaxrel.registry.DEGREES`
     degree_ends: Array  # u32[T, K, DEGREES - 1], degree law: P(degree below the end of each bucket of `jaxrel.degrees`), in 2^-32
+    delay: Array  # i32[T, K], timed parents: mean of the least age of a row's parent in seconds
+    window: Array  # u32[T, K], timed parents: the latest share of the old enough ones that is chosen from, in 2^-24
 
 
 @struct.dataclass
@@ -267,10 +278,11 @@ class SCM:
     series_trend: Array  # f32[T, N], amplitude of the trend
     series_power: Array  # f32[T, N], its power law
     series_cycle: Array  # f32[T, N], amplitude of the cycle
-    series_period: Array  # u32[T, N], length of a cycle as a share of the rows, in 2^-24
-    series_phase: Array  # u32[T, N], phase of row 0, in 2^-32 cycles
+    series_period: Array  # u32[T, N], length of a cycle as a share of the table's span or rows, in 2^-24
+    series_phase: Array  # u32[T, N], phase at the start, in 2^-32 cycles
     series_noise: Array  # f32[T, N], amplitude of the noise
     series_rho: Array  # f32[T, N], its autoregression
+    series_calendar: Array  # i32[T, N], timed tables: a cycle of so many seconds of the calendar instead; 0: none
     noise_knots: Array  # f32[T, N, KNOTS], what a normal score of -4…4 becomes
     edge_start: Array  # i32[T, N + 1], CSR: edges of node n are edge_start[n]…edge_start[n + 1]
     edge_parent: Array  # i32[E], node of the same table

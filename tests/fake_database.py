@@ -11,9 +11,11 @@ from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.types import (
     AGGREGATES,
     EXPORTS,
+    HOURS,
     NO_ROW,
     NO_TABLE,
     SCM,
+    SLICES,
     TILE,
     Database,
     Kind,
@@ -70,6 +72,9 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         row_offset=offset,
         is_activity=np.array([False, False, True, False]),
         has_time=has_time,
+        time_founders=np.zeros(T, np.int32),
+        time_curve=np.tile(np.arange(SLICES, dtype=np.uint32) << np.uint32(32 - 8), (T, 1)),
+        time_week=np.tile(np.arange(HOURS, dtype=np.int32) * 3600, (T, 1)),
         column_count=np.array([5, 5, 5, 0], np.int32),
         column_id=np.tile(np.arange(C, dtype=np.uint32), (T, 1)),
         column_kind=column_kind,
@@ -79,7 +84,8 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         fk_null=fk_null,
         fits=np.bool_(True),
     )
-    links = _filled(Links, parent_row=parent_row)
+    no_wait, everyone = np.zeros((T, K), np.int32), np.full((T, K), 2**24, np.uint32)
+    links = _filled(Links, parent_row=parent_row, delay=no_wait, window=everyone)
     return Database(
         schema=schema,
         links=links,

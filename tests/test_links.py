@@ -21,6 +21,7 @@ from scipy import stats
 from jaxrel.degrees import parent_weight
 from jaxrel.links import KeyTables, Rare, _empty_tables, _walk, key_tables, link_rows
 from jaxrel.random import named_key
+from jaxrel.times import flat_times
 from jaxrel.traits import trait_parents
 from jaxrel.types import (
     CLUSTERS,
@@ -98,6 +99,7 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         has_time=jnp.zeros(T, bool),
         time_start=blank[:, 0],
         time_span=blank[:, 0],
+        **flat_times(T),
         column_count=blank[:, 0],
         column_id=blank.astype(jnp.uint32),
         column_kind=blank,
@@ -139,6 +141,8 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         strength=per_key([m.strength for m in made], 0),
         degree=per_key([0], 0),
         degree_ends=jnp.asarray(ends),
+        delay=per_key([], 0),
+        window=per_key([], 2**24, jnp.uint32),
     )
     return schema, links, capacity
 
