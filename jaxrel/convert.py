@@ -13,13 +13,14 @@ from jaxrel.catalog import Catalog, ColumnWords, TableWords
 from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
 from jaxrel.random import named_key
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind
+from jaxrel.registry import DEGREES
+from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, LinkLaw
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
     import pandas as pd
 
-__all__ = ["key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
+__all__ = ["key_laws", "key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
 
 _KEY_TYPES = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
 
@@ -83,7 +84,8 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
         catalog: its words; None stands for `Catalog.default`.
 
     Returns:
-        ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
+        ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (of their
+        foreign_keys: the names; laws: what `key_laws` says of each).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
         noise, columns: names of the columns that observe it, and where it shows a trait of a link, trait: the child table and the name
         of its key); edges cause → effect, with family, scale, layers and hidden inside a
@@ -96,6 +98,7 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
 
     catalog = words_of(db, catalog)
     schema: nx.DiGraph[int] = nx.DiGraph()
+    laws = key_laws(db, catalog)
     fk_parent, row_count = np.asarray(db.schema.fk_parent), np.asarray(db.schema.row_count)
     is_activity, has_time = np.asarray(db.schema.is_activity), np.asarray(db.schema.has_time)
     for t, words in enumerate(catalog.tables):
@@ -103,9 +106,33 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
     for t, words in enumerate(catalog.tables):
         for k, fk in enumerate(words.foreign_keys):
             parent = int(fk_parent[t, k])
-            names = schema.edges[parent, t]["foreign_keys"] if schema.has_edge(parent, t) else ()
-            schema.add_edge(parent, t, foreign_keys=(*names, fk.name))
+            edge = schema.edges[parent, t] if schema.has_edge(parent, t) else {"foreign_keys": (), "laws": ()}
+            schema.add_edge(parent, t, foreign_keys=(*edge["foreign_keys"], fk.name), laws=(*edge["laws"], laws[t][k]))
     return {"schema": schema} if db.scm is None else {"schema": schema, "scm": to_digraph(describe_graph(db, catalog), catalog)}
+
+
+def key_laws(db: Database, catalog: Catalog) -> list[list[dict[str, Any]]]:
+    """How each foreign key of each table chooses parent rows, in words.
+
+    Returns:
+        By table and key: ``law``, a name of `LinkLaw`; of a degree law its ``degrees``, a name of `jaxrel.registry.DEGREES`; of a slot law
+        ``most``, children of one parent row, where that is limited, and ``unique``, the keys that are unique together, where they are.
+    """
+    laws, owner, capacity, family = (np.asarray(x) for x in (db.schema.fk_law, db.schema.fk_owner, db.schema.fk_capacity, db.links.degree))
+    out = []
+    for t, words in enumerate(catalog.tables):
+        keys: list[dict[str, Any]] = []
+        for k in range(len(words.foreign_keys)):
+            entry: dict[str, Any] = {"law": LinkLaw(laws[t, k]).name.lower()}
+            if laws[t, k] == LinkLaw.DEGREE:
+                entry["degrees"] = DEGREES[family[t, k]]
+            if laws[t, k] == LinkLaw.SLOT:
+                members = [fk.name for m, fk in enumerate(words.foreign_keys) if laws[t, m] == LinkLaw.SLOT and owner[t, m] == owner[t, k]]
+                entry |= {"most": int(capacity[t, k])} if capacity[t, k] else {}
+                entry |= {"unique": members} if len(members) > 1 or capacity[t, k] == 1 else {}
+            keys.append(entry)
+        out.append(keys)
+    return out
 
 
 def key_text_column(words: TableWords) -> str:

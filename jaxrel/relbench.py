@@ -16,7 +16,7 @@ import yaml
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog, TableWords
 from jaxrel.causal import describe_graph
-from jaxrel.convert import key_text_column, to_arrow, words_of
+from jaxrel.convert import key_laws, key_text_column, to_arrow, words_of
 from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
 from jaxrel.files import atomic_folder, write_digest
@@ -253,12 +253,12 @@ def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], 
         "jaxrel": __version__,
         "stream_version": STREAM_VERSION,
         "schema_key": np.asarray(db.schema.key).tolist(),
-        "tables": {words.name: _table_entry(words, catalog, tables[words.name]) for words in catalog.tables},
+        "tables": {w.name: _table_entry(w, of, tables[w.name]) for w, of in zip(catalog.tables, key_laws(db, catalog), strict=True)},
         "causal_graph": None if db.scm is None else describe_graph(db, catalog),
     }
 
 
-def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[str, Any]:
+def _table_entry(words: TableWords, laws: list[dict[str, Any]], table: pa.Table) -> dict[str, Any]:
     columns = {}
     for column in words.columns:
         entry = columns[column.name] = {"kind": Kind(column.kind).name.lower(), "nullable": column.nullable}
@@ -271,6 +271,8 @@ def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[s
         "columns": table.column_names,
         "primary_key": words.primary_key,
         "time_column": words.time_column,
-        "foreign_keys": {fk.name: {"parent": fk.parent, "nullable": fk.nullable} for fk in words.foreign_keys},
+        "foreign_keys": {
+            fk.name: {"parent": fk.parent, "nullable": fk.nullable, **law} for fk, law in zip(words.foreign_keys, laws, strict=True)
+        },
         "features": columns,
     }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
+from jaxrel.registry import DEGREES
 from jaxrel.types import (
     AGGREGATES,
     EXPORTS,
@@ -19,6 +20,7 @@ from jaxrel.types import (
     TILE,
     Database,
     Kind,
+    LinkLaw,
     Links,
     NodeKind,
     Schema,
@@ -59,6 +61,9 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
     parent_row[3, child][:50] = NO_ROW
     fk_null = np.zeros((T, K), np.uint32)
     fk_null[2, 0] = 2**24 // 7
+    fk_law, fk_capacity = np.full((T, K), LinkLaw.CLUSTER, np.int32), np.zeros((T, K), np.int32)
+    fk_law[2, :4] = LinkLaw.CLUSTER, LinkLaw.SLOT, LinkLaw.DEGREE, LinkLaw.TREE
+    fk_capacity[2, 1] = np.bincount(parent_row[1, child]).max()
     real = np.zeros(r, bool)
     for t in range(3):
         real[offset[t] : offset[t] + rows[t]] = True
@@ -82,10 +87,14 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         column_null=np.tile(np.array([1, 1, 1, 1, 0, 0], np.uint32), (T, 1)),
         fk_parent=fk_parent,
         fk_null=fk_null,
+        fk_law=fk_law,
+        fk_owner=np.tile(np.arange(K, dtype=np.int32), (T, 1)),
+        fk_capacity=fk_capacity,
         fits=np.bool_(True),
     )
     no_wait, everyone = np.zeros((T, K), np.int32), np.full((T, K), 2**24, np.uint32)
-    links = _filled(Links, parent_row=parent_row, delay=no_wait, window=everyone)
+    zipf = np.full((T, K), DEGREES.index("zipf"), np.int32)
+    links = _filled(Links, parent_row=parent_row, delay=no_wait, window=everyone, degree=zipf)
     return Database(
         schema=schema,
         links=links,

@@ -118,6 +118,9 @@ def test_networks(db):
     graphs = to_networkx(db)
     schema, scm = graphs["schema"], graphs["scm"]
     assert set(schema.edges) == {(0, 2), (1, 2), (2, 2)} and len(schema.edges[1, 2]["foreign_keys"]) == 2
+    laws = schema.edges[0, 2]["laws"] + schema.edges[1, 2]["laws"] + schema.edges[2, 2]["laws"]
+    most = int(db.schema.fk_capacity[2, 1])
+    assert laws == ({"law": "cluster"}, {"law": "slot", "most": most}, {"law": "degree", "degrees": "zipf"}, {"law": "tree"})
     assert nx.is_directed_acyclic_graph(scm) and len(scm) == 17
     assert set(scm.predecessors((2, 5))) == {(1, 3)} and scm.edges[(1, 3), (2, 5)]["foreign_key"] == 1
     assert set(scm.predecessors((2, 6))) == {(2, 5)} and scm.edges[(2, 5), (2, 6)]["family"] == "linear"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from sampled import BATCH, databases, each, keys, large, program, small, spread, staged, stages, tables, wide
 
 import jaxrel
+from jaxrel.degrees import degree_weight
 from jaxrel.prior import Range
+from jaxrel.random import named_key
 from jaxrel.times import time_rows
 from jaxrel.types import NO_ROW, NO_TABLE, TILE, Database, Kind, LinkLaw
 
@@ -164,9 +167,44 @@ def test_p5_a_database_does_not_know_its_neighbours(name: str) -> None:
 # ---------------------------------------------------------------- P6: correct by construction
 
 
+@functools.cache
+def _degrees(rows: int) -> Any:
+    def degrees(key: Any, table_id: Any, fk_id: Any, ends: Any, n: Any) -> Any:
+        return degree_weight(named_key(key, table_id, fk_id), ends, n, jnp.arange(rows, dtype=jnp.int32))
+
+    return jax.jit(degrees)
+
+
+def assert_law_holds(db: Database, t: int, k: int, parent_rows: np.ndarray) -> str:
+    """What the schema declares of a key holds for its links; the name of what it declares."""
+    schema, null = db.schema, parent_rows[k] == NO_ROW
+    parent, law = int(schema.fk_parent[t, k]), LinkLaw(schema.fk_law[t, k])
+    n, children = int(schema.row_count[parent]), parent_rows.shape[1]
+    counts = np.bincount(parent_rows[k][~null], minlength=n)
+    if law in (LinkLaw.SLOT, LinkLaw.DEGREE):
+        assert parent != t and not schema.has_time[parent]
+    if law == LinkLaw.DEGREE:
+        ends = db.links.degree_ends[t, k]
+        degree = np.asarray(_degrees(len(db.time))(db.links.key, schema.table_id[t], schema.fk_id[t, k], ends, np.int32(n)), np.int64)[:n]
+        share = degree * children / degree.sum()
+        assert (counts <= np.ceil(share)).all() and (null.any() or (counts >= np.floor(share)).all())
+        return "degree"
+    if law == LinkLaw.SLOT:
+        members = np.flatnonzero((schema.fk_law[t] == LinkLaw.SLOT) & (schema.fk_owner[t] == schema.fk_owner[t, k]))
+        capacity = int(schema.fk_capacity[t, k])
+        assert (len(members) > 1) != (capacity > 0)
+        if len(members) > 1:
+            assert members.tolist() == [0, 1] and not null.any() and schema.fk_parent[t, 0] != schema.fk_parent[t, 1]
+            assert len(np.unique(parent_rows[members], axis=1).T) == children
+            return "junction"
+        assert counts.max() <= capacity and capacity * n >= children
+        return "one to one" if capacity == 1 and schema.fk_null[t, k] == 0 else "capped"
+    return law.name.lower()
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_p6_keys_times_and_padding_are_right(name: str) -> None:
-    seen = {"nulls": 0, "self": 0, "timed": 0, "after": 0}
+    seen: collections.Counter[str] = collections.Counter()
     batches = (0,) if name != "tiny" else (0, 10_000)
     for db in (one for start in batches for one in each(databases(name, start))):
         schema, real = db.schema, np.zeros(db.time.shape, bool)
@@ -179,6 +217,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
             assert n > 0 and np.isfinite(table.values).all() and (table.values[table.missing] == 0).all()
             for k, parents in enumerate(table.parent_row):
                 parent, null = int(schema.fk_parent[t, k]), parents == NO_ROW
+                seen[assert_law_holds(db, t, k, table.parent_row)] += 1
                 assert 0 <= parent <= t and parents.max() < schema.row_count[parent] and parents.min() >= NO_ROW
                 if schema.has_time[parent]:
                     assert schema.has_time[t] and (times[parent][parents[~null]] <= table.time[~null]).all()
@@ -207,7 +246,10 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
             assert db.missing[len(table.values) :, table.rows].all()
         assert (db.links.parent_row[:, ~real] == NO_ROW).all() and not db.time[~real].any()
         assert not db.values[:, ~real].any() and db.missing[:, ~real].all()
-    assert seen["timed"] and (name in ("plurel", "hoppe") or (seen["nulls"] and seen["self"] and seen["after"])), seen
+    of_all = {"timed", "cluster"}
+    if name not in ("plurel", "hoppe"):
+        of_all |= {"nulls", "self", "after", "tree", "trait", "degree", "junction", "capped", "one to one"}
+    assert {what for what, count in seen.items() if count} == of_all, seen
 
 
 # ---------------------------------------------------------------- P7, as far as it goes: the model behind the cells
