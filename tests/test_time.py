@@ -18,7 +18,7 @@ from test_mechanisms import KEYS, series
 import jaxrel
 from jaxrel.dealing import cluster_span, row_of
 from jaxrel.exogenous import exogenous_rows
-from jaxrel.links import parent_weight
+from jaxrel.links import link_rows, parent_weight
 from jaxrel.prior import Range
 from jaxrel.random import named_key
 from jaxrel.times import _DAYS, _WEEKS, _sample_curve, _sample_week, moments, rows_at, time_rows
@@ -337,6 +337,15 @@ def test_delays_are_exponential_and_windows_hold_the_latest_parents() -> None:
     rank = (exist - 1 - drawn[3])[late & there] / exist[late & there]
     assert rank.min() >= 0 and rank.max() <= 0.1 + 3 / exist[late].min()
     assert stats.kstest(rank / 0.1, "uniform").statistic < 0.02
+
+
+def test_a_chunk_of_timed_links_is_that_of_the_whole() -> None:
+    schema, links, drawn, _, _ = timed_links()
+    _, _, capacity = build((PARENTS, 5, 5, CHILDREN), CASES, TILES)
+    chunk = jax.jit(lambda schema, links, first: link_rows(schema, links, capacity, 3, first, 2))
+    for first in (0, 3, 7):
+        rows = slice(first * TILE, (first + 2) * TILE)
+        np.testing.assert_array_equal(np.asarray(chunk(schema, links, jnp.int32(first))), drawn[:, rows])
 
 
 @pytest.mark.parametrize(("n", "clusters"), [(1, 1), (7, 9), (27, 9), (1000, 243), (1001, 6), (5, 1)])
