@@ -158,6 +158,16 @@ def test_a_copied_column_is_found(corpus: list[Path], tmp_path: Path, capsys: py
     assert tried == 3
 
 
+def test_a_graph_that_lacks_an_edge_of_each_table_is_refuted(corpus: list[Path], tmp_path: Path) -> None:
+    refuted = 0
+    for folder in corpus[:20]:
+        copied = Path(shutil.copytree(folder, tmp_path / folder.name))
+        graph = json.loads((folder / "jaxrel.json").read_text())["causal_graph"]
+        edit(copied, causal_graph={table: part | {"edges": part["edges"][1:]} for table, part in graph.items()})
+        refuted += bool(measure_dependencies(copied).problems)
+    assert refuted > 8, refuted  # a first edge may be weak, or not the only way
+
+
 def by_hand(folder: Path, *, later: int = 0) -> Path:
     """Shops and sales: a price that is a parabola in the shop's size, and a turnover that averages the shop's sales."""
     rng = np.random.default_rng(6)
@@ -221,6 +231,21 @@ def test_a_child_before_its_parent(tmp_path: Path) -> None:
     assert measure_dependencies(by_hand(tmp_path / "bad", later=2)).problems == (
         "sale: 6000 rows are older than the row of shop that shop_id refers to",
     )
+
+
+@pytest.mark.parametrize(("series", "problems"), [(True, 0), (False, 1)])
+def test_the_order_of_the_rows_is_a_cause_of_every_series(series: bool, problems: int, tmp_path: Path) -> None:
+    trend = np.linspace(-1.0, 1.0, 500)
+    noise = np.random.default_rng(7).normal(size=(2, 500))
+    (tmp_path / "db").mkdir()
+    pq.write_table(pa.table({"a": trend + noise[0], "b": trend + noise[1]}), tmp_path / "db" / "t.parquet")
+    nodes = [{"kind": "exogenous", "series": series}] * 2
+    graph = {"t": {"nodes": nodes, "edges": [], "gathers": [], "columns": {"a": [0, 0], "b": [1, 0]}, "missing": {}}}
+    features = {"a": {"kind": "numeric"}, "b": {"kind": "numeric"}}
+    tables = {"t": {"primary_key": None, "time_column": None, "foreign_keys": {}, "features": features}}
+    (tmp_path / "jaxrel.json").write_text(json.dumps({"tables": tables, "causal_graph": graph}))
+    report = measure_dependencies(tmp_path)
+    assert len(report.problems) == problems and report.separated == problems and report.edges == ()
 
 
 def test_the_command_line(corpus: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
