@@ -93,6 +93,8 @@ def test_provenance(db, written):
     assert graph["gathers"] == [
         {"node": 5, "foreign_key": child.foreign_keys[1].name, "parent": child.foreign_keys[1].parent, "parent_node": 3}
     ]
+    assert graph["traits"] == [{"node": 0, "table": child.name, "foreign_key": child.foreign_keys[0].name}]
+    assert content["causal_graph"][child.foreign_keys[0].parent]["traits"] == graph["traits"]
     assert graph["columns"] == {column.name: [c, 0] for c, column in enumerate(child.columns)}
 
 
