@@ -108,7 +108,10 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
 
 
 def _scm() -> SCM:
-    """Every table: node 0 exogenous, then a chain 0 → 1 → 2 → 3 and 0 → 4; in table 2, node 5 gathers and node 6 hears it."""
+    """Every table: node 0 exogenous, then a chain 0 → 1 → 2 → 3 and 0 → 4; in table 2, node 5 gathers and node 6 hears it.
+
+    Node 0 of tables 0 and 2 shows a trait of the first key between them.
+    """
     kind = np.zeros((T, N), np.int32)
     kind[:, 1:5] = NodeKind.MECHANISM
     kind[2, 5:7] = NodeKind.GATHER, NodeKind.MECHANISM
@@ -123,6 +126,8 @@ def _scm() -> SCM:
             edge_start[t, n + 1] = at
     gather_fk = np.zeros((T, N), np.int32)
     gather_fk[2, 5] = 1
+    trait_table = np.full((T, N), NO_TABLE, np.int32)
+    trait_table[[0, 2], 0] = 2
     return _filled(
         SCM,
         node_count=np.array([5, 5, 7, 0], np.int32),
@@ -150,7 +155,7 @@ def _scm() -> SCM:
         series_trend=np.zeros((T, N), np.float32),
         series_cycle=np.zeros((T, N), np.float32),
         series_rho=np.tile(np.float32([0.0, 0.0, 0.5, 0.0])[:, None], N),
-        trait_table=np.full((T, N), NO_TABLE, np.int32),
+        trait_table=trait_table,
         trait_fk=np.zeros((T, N), np.int32),
     )
 

@@ -125,6 +125,8 @@ def test_networks(db):
     assert set(scm.predecessors((2, 5))) == {(1, 3)} and scm.edges[(1, 3), (2, 5)]["foreign_key"] == 1
     assert set(scm.predecessors((2, 6))) == {(2, 5)} and scm.edges[(2, 5), (2, 6)]["family"] == "linear"
     assert scm.nodes[2, 5]["kind"] == "gather" and scm.nodes[0, 0]["kind"] == "exogenous"
+    trait = 2, Catalog.default(db.schema).tables[2].foreign_keys[0].name
+    assert dict(scm.nodes("trait")) == {node: trait if node in ((0, 0), (2, 0)) else None for node in scm}
     observed = [name for _, columns in scm.nodes("columns") for name in columns]
     assert observed == [column.name for table in Catalog.default(db.schema).tables for column in table.columns]
     assert set(to_networkx(db.replace(scm=None))) == {"schema"}

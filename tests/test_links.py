@@ -483,4 +483,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "5a2421c9e3ed450d12cfc90e0f5f0221981567e283fc00493513527d95522480"
+GOLDEN = "9e16f4a0b85ab2ad7c05cbbefa890f9e4f50f0176340806797a2904cc8cf58c5"

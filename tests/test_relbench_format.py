@@ -93,6 +93,8 @@ def test_provenance(db, written):
     assert graph["gathers"] == [
         {"node": 5, "foreign_key": child.foreign_keys[1].name, "parent": child.foreign_keys[1].parent, "parent_node": 3}
     ]
+    assert graph["traits"] == [{"node": 0, "table": child.name, "foreign_key": child.foreign_keys[0].name}]
+    assert content["causal_graph"][child.foreign_keys[0].parent]["traits"] == graph["traits"]
     names = [column.name for column in child.columns]
     assert graph["columns"] == {name: [c, 0] for c, name in enumerate(names)}
     assert graph["missing"] == {names[1]: names[0], names[3]: names[3]}, "column 4 has a driver, but no missing values"
