@@ -17,6 +17,7 @@ from jax import Array
 from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
 from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
+from jaxrel.style import Style
 from jaxrel.tiles import SEGMENT
 from jaxrel.types import KNOTS
 
@@ -64,13 +65,14 @@ def _mixture_knots(key: Array) -> Array:
     return _invert(jnp.broadcast_to(grid, cdf.shape), cdf)
 
 
-def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[str, Array]:
+def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array, style: Style | None = None) -> dict[str, Array]:
     """Sample the exogenous law of every node (used where the node is exogenous).
 
     Args:
         key: u32[..., 2], one key a node.
         prior: the ``scm`` section.
         is_activity: bool[...]; trends and cycles belong to activity tables, others get noise alone.
+        style: of the nodes' tables.
 
     Returns:
         The ``series_*`` fields of `jaxrel.types.SCM` and ``noise_knots``.
@@ -78,11 +80,11 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[st
     Reference:
         Time series of PluRel (arXiv 2602.04029): power-law trend, sine cycle, AR(1) noise.
     """
-    family = draw_choice(key, "exogenous", prior.exogenous)
+    family = draw_choice(key, "exogenous", prior.exogenous, style=style)
     is_series = family == EXOGENOUS.index("series")
     timed = is_series & is_activity
     to_trend, to_cycle = pair(key, 0, "amplitude")
-    period = jnp.maximum(draw_share(key, "period", prior.period), 1 << 14)  # in 2^-24 of the rows
+    period = jnp.maximum(draw_share(key, "period", prior.period, style=style), 1 << 14)  # in 2^-24 of the rows
     scores = jnp.asarray(_SCORES)
     flat = jnp.broadcast_to(scores, (*family.shape, KNOTS))
     even = jnp.broadcast_to(float(np.sqrt(3.0)) * (2.0 * jnp.asarray(_PROBABILITIES) - 1.0), flat.shape)
@@ -91,12 +93,12 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[st
         knots = jnp.where((family == EXOGENOUS.index(name))[..., None], value, knots)
     return {
         "series_trend": jnp.where(timed, 2.0 * uniform(to_trend) - 1.0, 0.0),
-        "series_power": draw_real(key, "trend power", prior.trend_power),
+        "series_power": draw_real(key, "trend power", prior.trend_power, style=style),
         "series_cycle": jnp.where(timed, 2.0 * uniform(to_cycle) - 1.0, 0.0),
         "series_period": period,
         "series_phase": pair(key, 0, "phase")[0],
         "series_noise": jnp.where(timed, prior.series_noise, jnp.float32(1.0)),
-        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho), 0.0),
+        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho, style=style), 0.0),
         "noise_knots": knots,
     }
 

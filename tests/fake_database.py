@@ -10,6 +10,7 @@ import numpy as np
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.types import (
     EXPORTS,
+    NO_CUT,
     NO_ROW,
     NO_TABLE,
     SCM,
@@ -74,6 +75,7 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         column_kind=column_kind,
         column_classes=np.where(column_kind == Kind.CATEGORICAL, 4, np.where(column_kind == Kind.BOOLEAN, 2, 0)).astype(np.int32),
         column_null=np.tile(np.array([1, 1, 1, 1, 0, 0], np.uint32), (T, 1)),
+        column_binned=np.zeros((T, C), bool),
         fk_parent=fk_parent,
         fk_null=fk_null,
         fits=np.bool_(True),
@@ -116,6 +118,8 @@ def _scm() -> SCM:
         edge_layers=np.ones_like(edge_parent),
         column_node=np.tile(np.array([0, 1, 2, 3, 4, 0], np.int32), (T, 1)),
         column_lane=np.zeros((T, C), np.int32),
+        column_cut=np.full((T, C), NO_CUT, np.int32),
+        column_order=np.zeros((T, C), np.int32),
     )
 
 
