@@ -23,9 +23,7 @@ _ROUNDS = 12
 _POINTS = 64  # lanes of a column's words: rounds of the permutation from 0, points from here
 
 
-def sample_cuts(
-    key: Array, database: Array, law: SCMPrior, binned: Array, classes: Array, most: Array, style: Style
-) -> dict[str, Array]:
+def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, classes: Array, most: Array, style: Style) -> dict[str, Array]:
     """Sample how binned columns are cut.
 
     Args:

@@ -213,9 +213,7 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
     return lanes[scm.column_node[tile.table], jnp.where(coded, W, scm.column_lane[tile.table])]
 
 
-def _cut(
-    schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array
-) -> Array:
+def _cut(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array) -> Array:
     """`_seen` with the codes of the columns that are cut."""
     t, lanes = tile.table, jax.lax.stop_gradient((seen, score))
     key = named_key(scm.key, "cut", schema.table_id[t], schema.column_id[t])

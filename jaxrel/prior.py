@@ -458,5 +458,3 @@ def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
         offsets.append(tile * 1024)
         tile += tiles
     return np.asarray(offsets), tile
-
-
