@@ -423,7 +423,9 @@ def generate(
             computers = min(cores, len(todo)) if jax.default_backend() == "cpu" else 1  # XLA's own threads add little
             with _Pipeline(todo, compute, write, computers, writers) as pipeline:
                 for rows, cells in pipeline.results(tick):
-                    report = dataclasses.replace(report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells)
+                    report = dataclasses.replace(
+                        report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells
+                    )
                     tick()
     return report
 
