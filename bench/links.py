@@ -36,6 +36,7 @@ def two_tables(parents: int, children: int) -> tuple[jaxrel.Schema, jaxrel.Capac
         column_kind=zeros,
         column_classes=zeros,
         column_null=zeros.astype(jnp.uint32),
+        column_binned=zeros > 0,
         fk_parent=jnp.asarray([[-1], [0]], jnp.int32),
         fk_id=zeros.astype(jnp.uint32),
         fk_null=zeros.astype(jnp.uint32),

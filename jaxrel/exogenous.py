@@ -20,6 +20,7 @@ from jax import Array
 from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real, draw_share
 from jaxrel.random import below, bits, log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
+from jaxrel.style import Style
 from jaxrel.tiles import SEGMENT
 from jaxrel.traits import trait_scores
 from jaxrel.types import KNOTS
@@ -69,7 +70,9 @@ def _mixture_knots(key: Array) -> Array:
     return _invert(jnp.broadcast_to(grid, cdf.shape), cdf)
 
 
-def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array, has_time: Array) -> dict[str, Array]:
+def sample_exogenous(
+    key: Array, prior: SCMPrior, is_activity: Array, has_time: Array, style: Style | None = None
+) -> dict[str, Array]:
     """Sample the exogenous law of every node (used where the node is exogenous).
 
     Args:
@@ -77,6 +80,7 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array, has_time: 
         prior: the ``scm`` section.
         is_activity: bool[...]; trends and cycles belong to activity tables and to timed ones, others get noise alone.
         has_time: bool[...]; cycles of the calendar belong to timed tables.
+        style: of the nodes' tables.
 
     Returns:
         The ``series_*`` fields of `jaxrel.types.SCM` and ``noise_knots``.
@@ -84,13 +88,13 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array, has_time: 
     Reference:
         Time series of PluRel (arXiv 2602.04029): power-law trend, sine cycle, AR(1) noise.
     """
-    family = draw_choice(key, "exogenous", prior.exogenous)
+    family = draw_choice(key, "exogenous", prior.exogenous, style=style)
     is_series = family == EXOGENOUS.index("series")
     moves = is_series & (is_activity | has_time)
     calendar = jnp.asarray(_CALENDAR, jnp.int32)[below(bits(key, 0, "calendar"), len(_CALENDAR))]
     by_calendar = is_series & has_time & draw_flag(key, "by calendar", prior.calendar_cycle)
     to_trend, to_cycle = pair(key, 0, "amplitude")
-    period = jnp.maximum(draw_share(key, "period", prior.period), 1 << 14)  # in 2^-24 of the span
+    period = jnp.maximum(draw_share(key, "period", prior.period, style=style), 1 << 14)  # in 2^-24 of the span
     scores = jnp.asarray(_SCORES)
     flat = jnp.broadcast_to(scores, (*family.shape, KNOTS))
     even = jnp.broadcast_to(float(np.sqrt(3.0)) * (2.0 * jnp.asarray(_PROBABILITIES) - 1.0), flat.shape)
@@ -99,12 +103,12 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array, has_time: 
         knots = jnp.where((family == EXOGENOUS.index(name))[..., None], value, knots)
     return {
         "series_trend": jnp.where(moves, 2.0 * uniform(to_trend) - 1.0, 0.0),
-        "series_power": draw_real(key, "trend power", prior.trend_power),
+        "series_power": draw_real(key, "trend power", prior.trend_power, style=style),
         "series_cycle": jnp.where(moves, 2.0 * uniform(to_cycle) - 1.0, 0.0),
         "series_period": period,
         "series_phase": pair(key, 0, "phase")[0],
         "series_noise": jnp.where(moves, prior.series_noise, jnp.float32(1.0)),
-        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho), 0.0),
+        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho, style=style), 0.0),
         "series_calendar": jnp.where(by_calendar, calendar, 0),
         "noise_knots": knots,
     }

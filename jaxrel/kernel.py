@@ -19,10 +19,12 @@ from jaxrel import struct
 from jaxrel.aggregates import aggregate_children, as_ordered
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import from_score, knots_of, missing_values, to_score
+from jaxrel.cuts import cut_codes
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import noise_of, uneven
 from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
+from jaxrel.registry import CUTS
 from jaxrel.schema import missing_key
 from jaxrel.tiles import SEGMENT, Tile, tile_at
 from jaxrel.times import moments, time_rows
@@ -31,7 +33,10 @@ from jaxrel.types import (
     ALL_LANES,
     CODE_LANE,
     EXPORTS,
+    FIRST_DAY,
     INTERVENTIONS,
+    LAST_DAY,
+    NO_CUT,
     NO_ROW,
     NO_TABLE,
     SCM,
@@ -40,6 +45,7 @@ from jaxrel.types import (
     Capacity,
     Interventions,
     Kind,
+    LabelOrder,
     Links,
     NodeKind,
     Schema,
@@ -284,10 +290,19 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
 
 
 def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
-    """The lane that each column of one database's tile observes (of a category its code), f32[C, TILE]."""
-    kind = schema.column_kind[tile.table]
-    labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
-    return lanes[scm.column_node[tile.table], jnp.where(labelled, W, scm.column_lane[tile.table])]
+    """The lane that each column of one database's tile observes (of a category that is not cut, its code), f32[C, TILE]."""
+    kind, cut = schema.column_kind[tile.table], scm.column_cut[tile.table]
+    coded = ((kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)) & (cut == NO_CUT)
+    return lanes[scm.column_node[tile.table], jnp.where(coded, W, scm.column_lane[tile.table])]
+
+
+def _cut(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array) -> Array:
+    """`_seen` with the codes of the columns that are cut."""
+    t, lanes = tile.table, jax.lax.stop_gradient((seen, score))
+    key = named_key(scm.key, "cut", schema.table_id[t], schema.column_id[t])
+    cut, law = scm.column_cut[t], (scm.column_shape[t], scm.column_order[t], schema.column_classes[t])
+    codes = cut_codes(key, *lanes, knots, cut, *law, most_points, any_permuted)
+    return jnp.where((cut != NO_CUT)[:, None], codes, seen)
 
 
 def _observe(
@@ -299,7 +314,8 @@ def _observe(
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
     shown = jax.lax.cond(any_marginal, lambda: from_score(seen, score, scm.column_marginal[t], scm.column_shape[t]), lambda: seen)
     real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * shown
-    real = jnp.where((kind == Kind.INTEGER)[:, None], jnp.round(real), real)
+    real = jnp.where(((kind == Kind.INTEGER) | (kind == Kind.DATE))[:, None], jnp.round(real), real)
+    real = jnp.where((kind == Kind.DATE)[:, None], jnp.clip(real, FIRST_DAY, LAST_DAY), real)
     values = jnp.where(labelled[:, None], seen, real)
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
     missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
@@ -360,12 +376,18 @@ def _step(
     own_table = _at(scm.column_marginal, tile.table), _at(scm.column_driver, tile.table)
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
     any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
+    own_cut = jnp.where(in_use, _at(scm.column_cut, tile.table), NO_CUT)
+    any_cut = jnp.any(own_cut != NO_CUT)
     measures = context.tile.measures
     knots = jnp.where(calibrated, _at(scm.column_knots, tile.table), state.knots)
-    ranked = any_marginal | any_driver
+    ranked = any_marginal | any_driver | any_cut
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
+    most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), _at(schema.column_classes, tile.table), 0))
+    any_permuted = jnp.any((own_cut != NO_CUT) & (_at(scm.column_order, tile.table) == LabelOrder.PERMUTED))
+    cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))
+    seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, context.tile, seen, score, knots), lambda: seen)
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
     values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])

@@ -22,6 +22,7 @@ from jaxrel.registry import (
     ACTIVATIONS,
     AGGREGATE_LAWS,
     COMBINES,
+    CUTS,
     DEGREES,
     EXOGENOUS,
     KINDS,
@@ -31,6 +32,7 @@ from jaxrel.registry import (
     POPULARITIES,
     SCALES,
 )
+from jaxrel.style import Style
 from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
@@ -132,6 +134,11 @@ class SchemaPrior:
     burst_height: Range = _leaf("integer", 0, 16)  # by so many times itself, halved every 256th of the span
     calendar: Array = _leaf("number", 0, 1)  # share of timed tables with quiet hours and days
     calendar_depth: Range = _leaf("share")  # how quiet: 1 as in typical weeks, 0 not at all
+    style: Array = _leaf("number", 0, 1)  # how much tables and databases differ in style (`jaxrel.style`)
+    binned: Array = _leaf("number", 0, 1)  # share of categorical and boolean columns that are real lanes cut into classes
+    binned_database: Array = _leaf("number", 0, 1)  # share of databases in which all of them are
+    many: Array = _leaf("number", 0, 1)  # share of categorical columns with many classes, by a Zipf law
+    many_classes: Range = _leaf("integer", 2, 4096)
 
 
 @struct.dataclass
@@ -204,6 +211,10 @@ class SCMPrior:
     decay: Range = _leaf("real", 0, 20)  # e-foldings of that, from the first child row to the last
     trait: Array = _leaf("number", 0, 1)  # share of homophilous keys whose traits are exogenous nodes of their two tables
     calendar_cycle: Array = _leaf("number", 0, 1)  # share of the time series of timed tables that repeat by day, week or year
+    style: Array = _leaf("number", 0, 1)  # how much tables and databases differ in style
+    cuts: Weights = _leaf("weights", names=CUTS)  # of binned columns
+    permuted: Range = _leaf("share")  # of a database: share of binned columns whose classes are in no order
+    descending: Range = _leaf("share")  # and, among the others, of those that descend
 
 
 @struct.dataclass
@@ -228,13 +239,14 @@ def _power(x: Array, power: Array) -> Array:
     return out
 
 
-def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> dict[str, Array]:
+def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
     """Draw several integers with mass proportional to ``n ** -power`` (exact up to 64 values, in 64 geometric buckets beyond).
 
     Args:
         key: u32[..., 2].
         laws: integer ranges by the name of the draw; a power is rounded to a multiple of 1/2 in 0…4.
         i: i32[...], number of the draw.
+        style: of the draws' tables.
 
     Returns:
         By name, i32[...].
@@ -261,6 +273,8 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     cumulative = running_sum(weight)  # [law, bucket]
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
+    if style is not None:
+        word = jnp.stack([style.near(n, word[..., m]) for m, n in enumerate(names)], axis=-1)
     target = mulhi(word, cumulative[:, -1])[..., None]
     bucket = jnp.sum(jnp.expand_dims(cumulative, tuple(range(word.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
     law = jnp.broadcast_to(jnp.arange(len(names), dtype=jnp.int32), bucket.shape)
@@ -268,14 +282,19 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     return {n: value[..., m] for m, n in enumerate(names)}
 
 
-def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """One draw of `draw_integers`, i32[...]."""
-    return draw_integers(key, {name: law}, i)[name]
+    return draw_integers(key, {name: law}, i, style)[name]
 
 
-def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def _word(key: Array, name: str, i: ArrayLike, style: Style | None) -> Array:
+    word = bits(key, i, name)
+    return word if style is None else style.near(name, word)
+
+
+def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw f32[...] reals with density proportional to ``x ** -power``; for amplitudes, never for structure."""
-    u = uniform(bits(key, i, name))
+    u = uniform(_word(key, name, i, style))
     low, high = law.low, jnp.maximum(law.high, law.low)
     q = 1.0 - law.power
     flat = jnp.abs(q) < 1e-3
@@ -287,16 +306,18 @@ def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
     return jnp.where(law.power == 0, low + u * (high - low), jnp.clip(curved, low, high))
 
 
-def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw u32[...] shares in units of 2^-24, uniform between low and high."""
     low, high = (jnp.round(x * jnp.float32(2**24)).astype(jnp.uint32) for x in (law.low, law.high))
-    return low + mulhi(bits(key, i, name), jnp.maximum(high, low) - low + 1)
+    return low + mulhi(_word(key, name, i, style), jnp.maximum(high, low) - low + 1)
 
 
-def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0) -> Array:
+def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
     cumulative = running_sum(jnp.round(law.weight * 4096).astype(jnp.uint32))
-    target = mulhi(bits(key, i, name), cumulative[-1])[..., None]
+    word, second = pair(key, i, name)
+    word = word if style is None else style.among(name, word, second)
+    target = mulhi(word, cumulative[-1])[..., None]
     return jnp.sum(jnp.expand_dims(cumulative, tuple(range(target.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
 
 
@@ -305,9 +326,9 @@ def rate(share: Array) -> Array:
     return jnp.round(share * jnp.float32(2**24)).astype(jnp.uint32)
 
 
-def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0) -> Array:
+def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """bool[...], true with probability ``share``."""
-    return chance(bits(key, i, name), rate(share))
+    return chance(_word(key, name, i, style), rate(share))
 
 
 # ---------------------------------------------------------------- host: reading and checking
@@ -464,7 +485,7 @@ def capacity_for(schema: Schema, prior: Prior) -> Capacity:
         width=int(scm.width.high),
         hidden=max(int(scm.hidden.high), 2 ** int(scm.depth.high)),
         layers=int(scm.layers.high),
-        classes=max(int(np.max(np.asarray(schema.column_classes))), int(prior.schema.classes.high), 2),
+        classes=max(int(np.max(np.where(schema.column_binned, 0, schema.column_classes))), int(prior.schema.classes.high), 2),
     )
 
 

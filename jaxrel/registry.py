@@ -10,6 +10,7 @@ __all__ = [
     "ACTIVATIONS",
     "AGGREGATE_LAWS",
     "COMBINES",
+    "CUTS",
     "DEGREES",
     "EXOGENOUS",
     "KINDS",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
-KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
+KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN, Kind.DATE))
 POPULARITIES = tuple(p.name.lower() for p in Popularity)
 AGGREGATE_LAWS = tuple(a.name.lower() for a in Aggregate)
 DEGREES = ("geometric", "negative_binomial", "zipf", "empirical")
@@ -42,7 +43,9 @@ MARGINALS = (
     "price",
     "signed_log",
     "signed_sqrt",
+    "standard",
 )
+CUTS = ("equal", "skewed", "zipf", "width", "points")
 ACTIVATIONS = (
     "identity",
     "relu",

@@ -11,7 +11,8 @@ from jaxrel.degrees import means_of
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, named_key, reduce_key, running_sum
-from jaxrel.registry import LAYOUTS
+from jaxrel.registry import KINDS, LAYOUTS
+from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
 from jaxrel.times import sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
@@ -150,7 +151,9 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     is_activity = real & ~jnp.any(adjacency, axis=1)
 
     table_key = named_key(key, "table", t)
-    drawn_sizes = draw_integers(table_key, {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns})
+    styles = sample_style(key, t.astype(jnp.uint32), law.style, SCHEMA_RANGES, SCHEMA_CHOICES)
+    sizes = {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns}
+    drawn_sizes = draw_integers(table_key, sizes, style=styles.of(t))
     wished = jnp.where(real, jnp.where(is_activity, drawn_sizes["activity rows"], drawn_sizes["entity rows"]), 0)
     k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
     fk_key = named_key(table_key[:, None], "key", k[None, :])
@@ -166,13 +169,18 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     column_count = jnp.where(real, jnp.minimum(wished_columns, columns), 0)
     used = c[None, :] < column_count[:, None]
     column_key = named_key(table_key[:, None], "column", c[None, :])
-    kind_code = draw_choice(column_key, "kind", law.kinds)
-    kind = jnp.asarray([Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN], jnp.int32)[kind_code]
-    wished_classes = draw_integer(column_key, "classes", law.classes)
-    classes = jnp.minimum(wished_classes, capacity.classes)
-    classes = jnp.where(kind == Kind.CATEGORICAL, classes, jnp.where(kind == Kind.BOOLEAN, 2, 0))
-    some_missing = draw_flag(column_key, "missing", law.missing_column)
-    missing = jnp.where(some_missing & used, draw_share(column_key, "share", law.missing), jnp.uint32(0))
+    style = styles.of(t[:, None])
+    kind_code = draw_choice(column_key, "kind", law.kinds, style=style)
+    kind = jnp.asarray([Kind[name.upper()] for name in KINDS], jnp.int32)[kind_code]
+    labelled = used & ((kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN))
+    many = draw_flag(column_key, "many", law.many) & (kind == Kind.CATEGORICAL)
+    binned = draw_flag(column_key, "binned", law.binned, style=style) | draw_flag(key, "all binned", law.binned_database) | many
+    numbers = draw_integers(column_key, {"classes": law.classes, "many classes": law.many_classes}, style=style)
+    wished_classes = jnp.where(many, numbers["many classes"], numbers["classes"])
+    classes = jnp.where(binned, wished_classes, jnp.minimum(wished_classes, capacity.classes))
+    classes = jnp.where(kind == Kind.CATEGORICAL, classes, 2)
+    some_missing = draw_flag(column_key, "missing", law.missing_column, style=style)
+    missing = jnp.where(some_missing & used, draw_share(column_key, "share", law.missing, style=style), jnp.uint32(0))
 
     nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & (fk_law != LinkLaw.TREE) & ~unique
     fk_null = jnp.where(nullable, draw_share(fk_key, "null", law.null_key), jnp.uint32(0))
@@ -180,7 +188,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     alike = draw_flag(fk_key, "homophily", prior.links.homophily) & (fk_law == LinkLaw.CLUSTER) & (fk_parent != NO_TABLE) & ~timed_parent
     fk_law = jnp.where(alike, jnp.int32(LinkLaw.TRAIT), fk_law)
     fits = (drawn <= tables) & keys_fit & rows_fit & jnp.all(jnp.where(real, wished_columns, 0) <= columns)
-    fits = fits & jnp.all(jnp.where(used & (kind == Kind.CATEGORICAL), wished_classes, 0) <= capacity.classes)
+    fits = fits & jnp.all(jnp.where(labelled & (kind == Kind.CATEGORICAL) & ~binned, wished_classes, 0) <= capacity.classes)
     return Schema(
         key=key,
         table_count=count,
@@ -193,8 +201,9 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         column_count=column_count,
         column_id=jnp.broadcast_to(c.astype(jnp.uint32), (tables, columns)),
         column_kind=jnp.where(used, kind, 0),
-        column_classes=jnp.where(used, classes, 0),
+        column_classes=jnp.where(labelled, classes, 0),
         column_null=missing,
+        column_binned=labelled & binned,
         fk_parent=fk_parent,
         fk_id=jnp.broadcast_to(k.astype(jnp.uint32), fk_parent.shape),
         fk_null=fk_null,

@@ -20,11 +20,13 @@ from jaxrel import struct
 from jaxrel.aggregates import sample_aggregates
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import sample_columns
+from jaxrel.cuts import sample_cuts
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
+from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
 from jaxrel.traits import sample_traits
 from jaxrel.types import (
     AGGREGATES,
@@ -45,6 +47,7 @@ from jaxrel.types import (
 __all__ = ["sample_scm"]
 
 _EDGES_AT_ONCE = 2048
+_DAY = 86_400
 
 
 @struct.dataclass
@@ -63,7 +66,7 @@ class _TableGraph:
     fits: Array  # bool[]
 
 
-def _node_count(key: Array, prior: Prior, columns: Array) -> Array:
+def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array:
     """i32[]: nodes besides gathers and summary: at least the drawn number, and enough for all columns."""
     law = prior.scm
     low, high = rate(law.observed.low), rate(law.observed.high)
@@ -71,7 +74,7 @@ def _node_count(key: Array, prior: Prior, columns: Array) -> Array:
     share = jnp.maximum(observed >> 8, 1)  # in 2^-16, so that columns · 2^16 fits a word
     extra = ((columns.astype(jnp.uint32) << 16) + share - 1) // share
     extra = jnp.where(high > 0, extra.astype(jnp.int32), 0)
-    return jnp.maximum(draw_integer(key, "nodes", law.nodes), columns + extra + law.spare.astype(jnp.int32))
+    return jnp.maximum(draw_integer(key, "nodes", law.nodes, style=style), columns + extra + law.spare.astype(jnp.int32))
 
 
 def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
@@ -85,15 +88,16 @@ def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array
     return adjacency | (late[None, :] & (i[:, None] == parent[None, :]))
 
 
-def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, table: Array) -> _TableGraph:
+def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, styles: Style, table: Array) -> _TableGraph:
+    style = styles.of(table)
     law, N = prior.scm, capacity.nodes
     i = jnp.arange(N, dtype=jnp.int32)
     columns = schema.column_count[table]
     parents = schema.fk_parent[table]
     referenced = jnp.any((schema.fk_parent == table) & (jnp.arange(schema.fk_parent.shape[0], dtype=jnp.int32) != table)[:, None])
-    wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns), 0)
+    wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns, style), 0)
     n = jnp.minimum(wished, N)
-    layout = draw_choice(key, "layout", law.layouts)
+    layout = draw_choice(key, "layout", law.layouts, style=style)
     dag = _spread_roots(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
     is_root = ~jnp.any(dag, axis=0) & (i < n)
     is_inner = jnp.any(dag, axis=0) & (i < n)
@@ -102,7 +106,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     # gathers: of each key some exports; of a self-reference only export 0, the first mechanism
     k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
     is_self = parents == table
-    wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k), 0, EXPORTS))
+    wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k, style), 0, EXPORTS))
     wanted = jnp.where(is_self, jnp.minimum(wanted, (inner >= 2).astype(jnp.int32)), wanted)
     wanted = jnp.where(inner >= 1, wanted, 0)
     ahead = jnp.where(is_self, 0, wanted)
@@ -197,6 +201,15 @@ def _list_edges(adjacency: Array, capacity: int) -> tuple[Array, Array, Array, A
     return jnp.minimum(start, capacity), flat // (nodes * nodes), (flat // nodes) % nodes, flat % nodes, ends[-1] <= capacity
 
 
+def _days(schema: Schema) -> tuple[Array, Array]:
+    """First day and number of days of all events, i32[]; of a database without any, ten years from 2010 on."""
+    far = jnp.int32(2**31 - 1)
+    first = jnp.min(jnp.where(schema.has_time, schema.time_start, far)) // _DAY
+    last = jnp.max(jnp.where(schema.has_time, schema.time_start + schema.time_span, -far)) // _DAY
+    timed = jnp.any(schema.has_time)
+    return jnp.where(timed, first, 14610), jnp.where(timed, last - first + 1, 3652)
+
+
 @functools.cache
 def _sample_edges(capacity: Capacity) -> Any:
     """The mechanisms of the edges in use, some thousand at a time: a capacity holds many times the edges of a usual schema."""
@@ -206,6 +219,7 @@ def _sample_edges(capacity: Capacity) -> Any:
         i: Array,
         stream: Array,
         law: SCMPrior,
+        styles: Style,
         kind: Array,
         width: Array,
         classes: Array,
@@ -214,9 +228,10 @@ def _sample_edges(capacity: Capacity) -> Any:
     ) -> dict[str, Array]:
         table, child, parent = (jax.lax.dynamic_slice_in_dim(x, i * size, size) for x in ends)
         key = named_key(stream[table], child, parent)
-        edges = sample_edges(key, law, capacity)
+        style = styles.of(table)
+        edges = sample_edges(key, law, capacity, style)
         copies = (kind[table, parent] == NodeKind.GATHER) & draw_flag(key, "copy", law.gather_copy)
-        one_lane = draw_flag(key, "single lane", law.single_lane)
+        one_lane = draw_flag(key, "single lane", law.single_lane, style=style)
         lanes = jnp.maximum(width[table, parent], 1)
         lane = jnp.where(one_lane, below(bits(key, 0, "source lane"), lanes), ALL_LANES)
         looks_up = edges["edge_form"] == Form.LOOKUP
@@ -270,10 +285,12 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     law, T, N, W = prior.scm, capacity.tables, capacity.nodes, capacity.width
     t, i, c = (jnp.arange(size, dtype=jnp.int32) for size in (T, N, capacity.columns))
     table_key = named_key(key, "table", schema.table_id)
-    graph = jax.vmap(_table_graph, (0, None, None, None, 0))(table_key, prior, capacity, schema, t)
+    styles = sample_style(key, schema.table_id, law.style, SCM_RANGES, SCM_CHOICES)
+    style = styles.of(t[:, None])
+    graph = jax.vmap(_table_graph, (0, None, None, None, None, 0))(table_key, prior, capacity, schema, styles, t)
 
     node_key = named_key(table_key[:, None], "node", i)
-    drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes})
+    drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes}, style=style)
     drawn_width = drawn["width"]
     width = jnp.clip(drawn_width, 1, W)
     width = jnp.where(graph.kind == NodeKind.EXOGENOUS, 1, width)  # an exogenous node is a scalar
@@ -292,8 +309,10 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     labelled = used & ((schema.column_kind == Kind.CATEGORICAL) | (schema.column_kind == Kind.BOOLEAN))
     to_node = jnp.where(used, graph.column_node, N)
     observed = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(True, mode="drop")
-    of_column = jnp.zeros((T, N), jnp.int32).at[t[:, None], to_node].set(jnp.where(labelled, schema.column_classes, 0), mode="drop")
-    hidden_class = draw_flag(node_key, "categorical", law.categorical) & (graph.kind == NodeKind.MECHANISM)
+    scored = labelled & ~schema.column_binned
+    of_column = jnp.zeros((T, N), jnp.int32).at[t[:, None], to_node].set(jnp.where(scored, schema.column_classes, 0), mode="drop")
+    hidden_class = draw_flag(node_key, "categorical", law.categorical, style=style) & (graph.kind == NodeKind.MECHANISM)
+    hidden_class = hidden_class & (jnp.any(scored) | ~jnp.any(labelled))  # where all categories are cut afterwards, all nodes are real
     drawn_classes = jnp.minimum(drawn["classes"], capacity.classes)
     is_node = i[None, :] < graph.count[:, None]
     is_summary = graph.kind == NodeKind.MECHANISM
@@ -303,34 +322,39 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
 
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
     stream = named_key(table_key, "edge")
-    edges = _sample_edges(capacity)(stream, law, graph.kind, width, classes, (edge_table, child, parent_node), start[-1, -1])
+    edges = _sample_edges(capacity)(stream, law, styles, graph.kind, width, classes, (edge_table, child, parent_node), start[-1, -1])
     fits = jnp.all(graph.fits) & edges_fit & ~jnp.any(edges.pop("misfit"))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
 
     column_key = named_key(table_key[:, None], "column", schema.column_id)
     lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
+    shown = sample_columns(column_key, law, schema.column_kind, schema.column_count, _days(schema), style)
+    cuts = sample_cuts(column_key, key, law, schema.column_binned, schema.column_classes, prior.schema.classes.high, style)
+    shown |= cuts | {"column_shape": jnp.where(schema.column_binned, cuts["column_shape"], shown["column_shape"])}
     return SCM(
         key=key,
         node_count=graph.count,
         node_kind=graph.kind,
         node_width=width,
         node_classes=classes,
-        node_combine=draw_choice(node_key, "combine", law.combine),
-        node_noise=draw_real(node_key, "noise", law.noise),
-        node_law=draw_choice(node_key, "noise law", law.noises),
-        node_spread=jnp.where(draw_flag(node_key, "even", law.even), 0.0, draw_real(node_key, "spread", law.spread)),
+        node_combine=draw_choice(node_key, "combine", law.combine, style=style),
+        node_noise=draw_real(node_key, "noise", law.noise, style=style),
+        node_law=draw_choice(node_key, "noise law", law.noises, style=style),
+        node_spread=jnp.where(
+            draw_flag(node_key, "even", law.even, style=style), 0.0, draw_real(node_key, "spread", law.spread, style=style)
+        ),
         gather_fk=graph.gather_fk,
         gather_export=graph.gather_export,
         export_node=graph.export_node,
         pass2_start=graph.pass2_start,
         **graph.aggregates,
-        **sample_exogenous(node_key, law, schema.is_activity[:, None], schema.has_time[:, None]),
+        **sample_exogenous(node_key, law, schema.is_activity[:, None], schema.has_time[:, None], style),
         edge_start=start,
         edge_parent=parent_node,
         **edges,
         column_node=graph.column_node,
         column_lane=lane,
-        **sample_columns(column_key, law, schema.column_kind, schema.column_count),
+        **shown,
         **sample_traits(key, law, schema, i, jnp.sum(graph.kind == NodeKind.EXOGENOUS, axis=1, dtype=jnp.int32)),
         node_shift=jnp.zeros((T, N, W), jnp.float32),
         node_scale=jnp.ones((T, N, W), jnp.float32),

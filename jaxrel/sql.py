@@ -346,7 +346,8 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
     fk_id, fk_null = np.zeros((tables, keys), np.uint32), np.zeros((tables, keys), np.uint32)
     for t, table in enumerate(ordered):
         for c, column in enumerate(table.features):
-            ints["kind"][t, c] = Kind.NUMERIC if column.kind == Kind.INTEGER else column.kind  # `render` makes integers of real lanes
+            real = column.kind in (Kind.INTEGER, Kind.DATE)  # `render` makes integers and dates of real lanes
+            ints["kind"][t, c] = Kind.NUMERIC if real else column.kind
             ints["classes"][t, c] = {Kind.CATEGORICAL: len(column.vocabulary), Kind.BOOLEAN: 2}.get(column.kind, 0)
             column_id[t, c], column_null[t, c] = name_id(column.name), NULL_COLUMN if column.nullable else 0
         for k, link in enumerate(table.keys):
@@ -372,6 +373,7 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
         column_kind=jnp.asarray(ints["kind"]),
         column_classes=jnp.asarray(ints["classes"]),
         column_null=jnp.asarray(column_null),
+        column_binned=jnp.zeros((tables, columns), bool),
         fk_parent=jnp.asarray(fk_parent),
         fk_id=jnp.asarray(fk_id),
         fk_null=jnp.asarray(fk_null),

@@ -26,6 +26,9 @@ __all__ = [
     "HOURS",
     "KNOTS",
     "LEVELS",
+    "FIRST_DAY",
+    "LAST_DAY",
+    "NO_CUT",
     "NO_ROW",
     "NO_TABLE",
     "MAX_FOREIGN_KEYS",
@@ -39,6 +42,7 @@ __all__ = [
     "INTERVENTIONS",
     "Interventions",
     "Kind",
+    "LabelOrder",
     "LinkLaw",
     "Links",
     "NodeKind",
@@ -55,6 +59,8 @@ NO_TABLE = -1  # no parent table: an unused foreign-key slot
 ALL_LANES = -1  # an edge reads its parent's whole latent vector
 CODE_LANE = -2  # an edge reads the code of its categorical parent
 NO_ROW = -1  # no parent row: a null foreign key, or padding
+NO_CUT = -1  # a column that is not cut into classes
+FIRST_DAY, LAST_DAY = -24837, 24836  # 1902-01-01 … 2037-12-31 in days since 1970: what relational transformers can hold
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
 LEVELS = 5  # most levels of a hierarchical stochastic block model
 CLUSTERS = 3  # most clusters of one level
@@ -143,6 +149,14 @@ class Combine(enum.IntEnum):
     LOGSUMEXP = 3
 
 
+class LabelOrder(enum.IntEnum):
+    """How the codes of a binned column follow its lane."""
+
+    ASCENDING = 0
+    DESCENDING = 1
+    PERMUTED = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Capacity:
     """The static sizes that arrays are padded to. Hashable; the only static argument.
@@ -157,7 +171,7 @@ class Capacity:
         width: W, lanes of a node.
         hidden: H, units of an edge's hidden layer.
         layers: L, hidden layers of an edge.
-        classes: categories of one column.
+        classes: categories of one node (binned columns may have more).
     """
 
     tables: int
@@ -215,6 +229,7 @@ class Schema:
     column_kind: Array  # i32[T, C], Kind
     column_classes: Array  # i32[T, C], categories of a categorical or boolean column, else 0
     column_null: Array  # u32[T, C], share of missing values, in 2^-24
+    column_binned: Array  # bool[T, C], its categories are a real lane cut into classes
     fk_parent: Array  # i32[T, K], parent table or NO_TABLE; used slots come first
     fk_id: Array  # u32[T, K], the name of the key's streams
     fk_null: Array  # u32[T, K], share of null keys, in 2^-24
@@ -308,6 +323,8 @@ class SCM:
     column_driver: Array  # i32[T, C], the column whose rank makes values missing; -1: none does
     trait_table: Array  # i32[T, N], exogenous nodes that show a trait of a link: the child table of its key (NO_TABLE: they show none)
     trait_fk: Array  # i32[T, N], and which key of that table; the node's own table is either end of it
+    column_cut: Array  # i32[T, C], index into `jaxrel.registry.CUTS`, its parameter in column_shape; or NO_CUT
+    column_order: Array  # i32[T, C], LabelOrder of a cut column
     node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
     node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
     column_knots: Array  # f32[T, C, SCORES], calibration: quantiles of the observed lane over the pilot

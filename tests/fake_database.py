@@ -13,6 +13,7 @@ from jaxrel.types import (
     AGGREGATES,
     EXPORTS,
     HOURS,
+    NO_CUT,
     NO_ROW,
     NO_TABLE,
     SCM,
@@ -85,6 +86,7 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         column_kind=column_kind,
         column_classes=np.where(column_kind == Kind.CATEGORICAL, 4, np.where(column_kind == Kind.BOOLEAN, 2, 0)).astype(np.int32),
         column_null=np.tile(np.array([1, 1, 1, 1, 0, 0], np.uint32), (T, 1)),
+        column_binned=np.zeros((T, C), bool),
         fk_parent=fk_parent,
         fk_null=fk_null,
         fk_law=fk_law,
@@ -157,6 +159,8 @@ def _scm() -> SCM:
         series_rho=np.tile(np.float32([0.0, 0.0, 0.5, 0.0])[:, None], N),
         trait_table=trait_table,
         trait_fk=np.zeros((T, N), np.int32),
+        column_cut=np.full((T, C), NO_CUT, np.int32),
+        column_order=np.zeros((T, C), np.int32),
     )
 
 

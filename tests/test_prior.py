@@ -146,8 +146,8 @@ def test_priors_made_in_code_are_checked_as_well(tiny: Any) -> None:
     upside_down = dataclasses.replace(schema, tables=Range(low=jnp.int32(3), high=jnp.int32(2), power=jnp.float32(0)))
     with pytest.raises(ValueError, match=r"schema\.tables: low = 3 is above high = 2"):
         jaxrel.check(dataclasses.replace(tiny.prior, schema=upside_down), tiny.capacity)
-    negative = dataclasses.replace(schema, kinds=Weights(weight=jnp.asarray([-1.0, 1, 1, 1])))
-    with pytest.raises(ValueError, match=r"schema\.kinds: expected 4 weights of at least 0"):
+    negative = dataclasses.replace(schema, kinds=Weights(weight=jnp.asarray([-1.0, 1, 1, 1, 1])))
+    with pytest.raises(ValueError, match=r"schema\.kinds: expected 5 weights of at least 0"):
         jaxrel.check(dataclasses.replace(tiny.prior, schema=negative), tiny.capacity)
 
 

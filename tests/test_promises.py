@@ -48,6 +48,7 @@ def assert_close(a: Database, b: Database) -> None:
             there = crop(other.values, one.values)[: len(table.values), table.rows]
             kind = one.schema.column_kind[table.index, : len(table.values), None]
             tolerance = np.where(kind == Kind.NUMERIC, 1e-4 * spread(table.values, table.missing)[:, None], 0.0)
+            tolerance = np.where(kind == Kind.DATE, 1.0, tolerance)  # a day is a thousandth of what dates spread over
             wrong += int(np.sum(np.abs(table.values - there) > tolerance))
             cells += table.values.size
     assert wrong <= cells / 10_000, f"{wrong} of {cells} cells differ"
@@ -241,7 +242,7 @@ def test_p6_keys_times_and_padding_are_right(name: str) -> None:
             for c, column in enumerate(table.values):
                 if kind[c] in (Kind.CATEGORICAL, Kind.BOOLEAN):
                     assert np.isin(column, np.arange(classes[c])).all()
-                elif kind[c] == Kind.INTEGER:
+                elif kind[c] in (Kind.INTEGER, Kind.DATE):
                     assert (column == np.round(column)).all()
             assert db.missing[len(table.values) :, table.rows].all()
         assert (db.links.parent_row[:, ~real] == NO_ROW).all() and not db.time[~real].any()

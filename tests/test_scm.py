@@ -14,7 +14,7 @@ from sampled import databases, each, keys, large, small, staged, stages, tables
 from scipy import stats
 
 from jaxrel.registry import MARGINALS
-from jaxrel.types import EXPORTS, NO_ROW, SCM, Database, Kind, NodeKind
+from jaxrel.types import EXPORTS, NO_CUT, NO_ROW, SCM, Database, Kind, NodeKind
 
 QUICK = ("tiny", "default", "hoppe")
 PRESETS = (*QUICK, pytest.param("plurel", marks=pytest.mark.slow))
@@ -90,7 +90,9 @@ def test_columns_observe_distinct_nodes_and_mechanisms_first(name: str) -> None:
             mechanisms = int((db.scm.node_kind[t, : db.scm.node_count[t]] == NodeKind.MECHANISM).sum())
             assert (kinds[: min(3, mechanisms)] == NodeKind.MECHANISM).all()
             labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
-            assert (db.scm.node_classes[t, nodes] == np.where(labelled, db.schema.column_classes[t, :c], 0)).all()
+            binned = db.schema.column_binned[t, :c]
+            assert not (binned & ~labelled).any() and ((db.scm.column_cut[t, :c] != NO_CUT) == binned).all()
+            assert (db.scm.node_classes[t, nodes] == np.where(labelled & ~binned, db.schema.column_classes[t, :c], 0)).all()
 
 
 def constant(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
