@@ -395,4 +395,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "5a2421c9e3ed450d12cfc90e0f5f0221981567e283fc00493513527d95522480"
+GOLDEN = "bf9276e0f1be9ca4eef48beb4f51f5a2485b30a0504f367091e035b88f0a66f3"
