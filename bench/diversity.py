@@ -26,15 +26,12 @@ SHIFTS = ("tables", "rows of a table", "feature columns of a table")  # counts t
 
 def measure(db: Relational, rows: int, most_targets: int, seed: int) -> tuple[dict[str, list[float]], list[Target]]:
     """Everything about one database; in a process of its own, one thread."""
-    from threadpoolctl import threadpool_limits
-
     rng = np.random.default_rng(seed)
     warnings.simplefilter("ignore")
-    with threadpool_limits(1):
-        found = describe(db, rng, rows)
-        candidates = targets(db)
-        chosen = [candidates[i] for i in rng.permutation(len(candidates))[:most_targets]]
-        return found, [learn(db, table, column, rng, rows) for table, column in chosen]
+    found = describe(db, rng, rows)
+    candidates = targets(db)
+    chosen = [candidates[i] for i in rng.permutation(len(candidates))[:most_targets]]
+    return found, [learn(db, table, column, rng, rows) for table, column in chosen]
 
 
 def figures(found: Sequence[Target]) -> dict[str, float]:
@@ -61,6 +58,7 @@ def study(source: str, arguments: argparse.Namespace) -> tuple[dict[str, list[fl
     pooled: dict[str, list[float]] = defaultdict(list)
     learnt: list[Target] = []
     context = multiprocessing.get_context("spawn")  # JAX has threads: no fork
+    os.environ["OMP_NUM_THREADS"] = "1"  # of those processes: forests of so few rows lose by threads
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
         pending = []
         for i, db in enumerate(databases(source, arguments.databases, arguments.seed, arguments.plurel_python)):

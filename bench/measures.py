@@ -256,7 +256,7 @@ def is_copy(target: np.ndarray, other: np.ndarray) -> bool:
     distinct = a.max() + 1
     if distinct != b.max() + 1 or distinct < 2 or len(np.unique(np.stack([a, b]), axis=1).T) != distinct:
         return False
-    return distinct <= both.sum() / 2 or bool((a == b).all() or (a == distinct - 1 - b).all())
+    return bool(distinct <= both.sum() / 2 or (a == b).all() or (a == distinct - 1 - b).all())
 
 
 def targets(db: Relational) -> list[tuple[str, str]]:
