@@ -93,11 +93,12 @@ class LayoutPrior:
     """Parameters of the random DAGs, for schemas and for SCMs."""
 
     attach: Array = _leaf("number", 1, 8)  # Barabási–Albert: edges of a new node
-    probability: Range = _leaf("share")  # Erdős–Rényi: share of edges
+    probability: Range = _leaf("share")  # Erdős–Rényi: share of ordered pairs; either order makes an edge
     neighbours: Range = _leaf("integer", 1, 8)  # Watts–Strogatz: neighbours on each side
     rewire: Range = _leaf("share")  # Watts–Strogatz
     depth: Range = _leaf("integer", 2, 64)  # layered
     drop: Array = _leaf("number", 0, 1)  # layered: share of layer-to-layer edges left out
+    sink_drop: Array = _leaf("number", 0, 1)  # Barabási–Albert: a sink with several parents loses one
 
 
 @struct.dataclass
@@ -106,7 +107,6 @@ class SchemaPrior:
 
     tables: Range = _leaf("integer", 1, 1024)
     layouts: Weights = _leaf("weights", names=LAYOUTS)
-    sink_drop: Array = _leaf("number", 0, 1)  # Barabási–Albert: a sink with several parents loses one
     double_key: Array = _leaf("number", 0, 1)  # a table has a second key to one of its parents
     self_reference: Array = _leaf("number", 0, 1)
     nullable_key: Array = _leaf("number", 0, 1)

@@ -11,7 +11,7 @@ from jaxrel.degrees import means_of
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, named_key, reduce_key, running_sum
-from jaxrel.registry import KINDS, LAYOUTS
+from jaxrel.registry import KINDS
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
 from jaxrel.times import sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
@@ -49,14 +49,6 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
     layout = draw_choice(key, "layout", prior.schema.layouts)
     adjacency = sample_dag(named_key(key, "graph"), layout, count, tables, prior.layouts)
     t = jnp.arange(tables, dtype=jnp.int32)
-    is_sink = ~jnp.any(adjacency, axis=1)
-    parents = jnp.sum(adjacency, axis=0, dtype=jnp.int32)
-    drop = draw_flag(key, "drop", prior.schema.sink_drop, t) & is_sink & (parents > 1) & (layout == LAYOUTS.index("barabasi_albert"))
-    which = below(bits(key, t, "which"), parents)
-    dropped = adjacency & (running_sum(adjacency.T).T - 1 == which[None, :]) & drop[None, :]
-    still_used = jnp.any(adjacency & ~dropped, axis=1)
-    dropped = dropped & still_used[:, None]  # a table that would lose its only child keeps it
-    adjacency = adjacency & ~dropped
     ordinal = running_sum(adjacency.T).T
     adjacency = adjacency & (ordinal <= MAX_FOREIGN_KEYS)
     is_activity = ~jnp.any(adjacency, axis=1)

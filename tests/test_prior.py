@@ -129,7 +129,7 @@ def test_a_file_is_named_too(tmp_path: Any) -> None:
         presets.read(tmp_path / "none.toml")
     file.write_text(presets.path("tiny").read_text(encoding="utf-8").replace("drop = 0.1", "drop = 0.25", 1))
     changed = presets.read(file)
-    assert changed.name == "mine" and float(changed.prior.schema.sink_drop) == pytest.approx(0.4)
+    assert changed.name == "mine" and float(changed.prior.layouts.sink_drop) == pytest.approx(0.4)
     assert float(changed.prior.layouts.drop) == pytest.approx(0.25)
 
 
