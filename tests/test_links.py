@@ -407,4 +407,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "5a2421c9e3ed450d12cfc90e0f5f0221981567e283fc00493513527d95522480"
+GOLDEN = "47513c5f6c7cf2791e59df7226d4e755348c8a75532a93db2929ede3c5ace691"
