@@ -12,6 +12,7 @@ octave each beyond, in which all values are alike. A family is a way to fill tha
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def _quantiles(quantile: Callable[[float], float]) -> np.ndarray:
 
 
 # Pareto's tail index is 2.5; the log-normal's sigma 1. Means of 427 and 422 units.
-_WEIGHTS = np.concatenate([_quantiles(lambda p: p ** (-1 / 2.5)), _quantiles(lambda p: np.exp(-statistics.NormalDist().inv_cdf(p)))])
+_WEIGHTS = np.concatenate([_quantiles(lambda p: p ** (-1 / 2.5)), _quantiles(lambda p: math.exp(-statistics.NormalDist().inv_cdf(p)))])
 
 
 def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, rows: Array, any_zipf: Array) -> Array:
@@ -86,11 +87,15 @@ _VARIANTS = {"geometric": (1.0,), "negative_binomial": (0.5, 2.0, 4.0), "zipf": 
 _EMPIRICAL = NAMES.index("empirical")
 
 
+# The tables below are made of sums in order, products, quotients and square roots alone, which every machine rounds alike.
+
+
 def _negative_binomial(size: float, mean: float) -> np.ndarray:
     """f64[degrees]: probabilities of 0, 1, …: of a sum of ``size`` geometric variables; below size 1 more uneven than one."""
     d = np.arange(1, min(int(64 * mean) + 64, int(_EDGES[-1])))
-    steps = np.log((size + d - 1) / d * (mean / (size + mean)))
-    return np.exp(size * np.log(size / (size + mean)) + np.concatenate([[0.0], np.cumsum(steps)]))
+    none = size / (size + mean)
+    first = np.sqrt(none) if size < 1 else np.prod([none] * int(size))
+    return np.cumprod(np.append(first, (size + d - 1) / d * (mean / (size + mean))))
 
 
 def _zipf(mean: float) -> np.ndarray:
@@ -100,14 +105,13 @@ def _zipf(mean: float) -> np.ndarray:
     """
     within = max(mean, 1.25)
     degrees = np.arange(1, min(max(int(64 * within), 64), int(_EDGES[-1])), dtype=np.float64)
-    logs, low, high = np.log(degrees), 0.0, 8.0
-    for _ in range(30):
-        s = (low + high) / 2
-        p = np.exp(-s * logs)
-        low, high = (s, high) if (p * degrees).sum() > within * p.sum() else (low, s)
-    p = np.exp(-low * logs)
+    p, power = np.ones_like(degrees), 1 / (degrees * degrees * degrees * degrees)
+    for _ in range(30):  # the binary digits of s, from 4 down
+        trial = p * power
+        p = trial if np.cumsum(trial * degrees)[-1] > within * np.cumsum(trial)[-1] else p
+        power = np.sqrt(power)
     share = min(mean / within, 1.0)
-    return np.concatenate([[1 - share], share * p / p.sum()])
+    return np.append(1 - share, share * p / np.cumsum(p)[-1])
 
 
 @functools.cache
@@ -176,16 +180,16 @@ def _stretched(weight: Array, mean: Array) -> Array:
     histogram has that mean itself.
     """
     mass, degree = running_sum(weight), jnp.arange(weight.shape[0], dtype=jnp.uint32)
-    some = jnp.maximum(mass[-1] - mass[0], 1)
-    wished = mean / (some.astype(jnp.float32) / mass[-1].astype(jnp.float32))  # of parents that have children
-    own = jnp.sum(degree * weight, dtype=jnp.uint32).astype(jnp.float32) / some.astype(jnp.float32)
-    stretch = jnp.maximum(wished - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625)
+    all_ones = jnp.uint32(0xFFFFFFFF)
+    ends = jnp.where(mass < mass[-1], _fraction(mass, jnp.maximum(mass[-1], 1)), all_ones)
+    some = jnp.maximum(all_ones - ends[0], 1).astype(jnp.float32) * jnp.float32(2**-32)
+    own = jnp.sum(degree * weight, dtype=jnp.uint32).astype(jnp.float32) / jnp.maximum(mass[-1] - mass[0], 1).astype(jnp.float32)
+    # Both means are of parents that have children. Bounds stand between any two divisions: of a chain, the compiler would make another.
+    stretch = jnp.clip(jnp.maximum(mean / some - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625), 2**-12, 2**16)
     edge = jnp.expand_dims(jnp.asarray(_EDGES[1:-1] - 1, jnp.float32), tuple(range(mean.ndim)))
     x = jnp.minimum(edge / stretch[..., None], jnp.float32(weight.shape[0]))
     at = x.astype(jnp.int32)
     part = ((x - at.astype(jnp.float32)) * jnp.float32(2**24)).astype(jnp.uint32) << 8
-    all_ones = jnp.uint32(0xFFFFFFFF)
-    ends = jnp.where(mass < mass[-1], _fraction(mass, jnp.maximum(mass[-1], 1)), all_ones)
     low, high = (ends[jnp.minimum(at + step, weight.shape[0] - 1)] for step in (0, 1))
     return low + mulhi(high - low, part)
 

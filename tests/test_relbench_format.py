@@ -88,6 +88,9 @@ def test_scores(db, written):
 def test_provenance(db, written):
     assert read_digest(written) == {"seed": 3, "index": 0}
     content, child = json.loads((written / "jaxrel.json").read_text()), Catalog.default(db.schema).tables[2]
+    keys = [content["tables"][child.name]["foreign_keys"][fk.name] for fk in child.foreign_keys]
+    assert [key["law"] for key in keys] == ["cluster", "slot", "degree", "tree"] and keys[0]["nullable"]
+    assert keys[1]["most"] == db.schema.fk_capacity[2, 1] and keys[2]["degrees"] == "zipf"
     graph = content["causal_graph"][child.name]
     assert [5, 6, "linear"] in [edge[:3] for edge in graph["edges"]] and len(graph["nodes"]) == 7
     assert graph["gathers"] == [
