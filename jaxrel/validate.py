@@ -439,6 +439,14 @@ def _plain_table(at: str, declared: Mapping[str, Any], name: str, tables: Mappin
             found = pc.is_in(table[column].drop_null(), value_set=tables[parent][key].combine_chunks())
             if (dangling := len(found) - pc.sum(found, min_count=0).as_py()) > 0:
                 yield f"{at}: foreign key {column} has {dangling} values that are no {key} of {parent}"
+        counts = pc.value_counts(table[column].drop_null())
+        if "most" in fk and (worst := pc.max(counts.field("counts")).as_py() or 0) > fk["most"]:
+            yield f"{at}: foreign key {column} gives one {parent} {worst} rows instead of {fk['most']} at most"
+        members = fk.get("unique", [])
+        if members[:1] == [column] and len(members) > 1:
+            sets = table.select(members).drop_null()
+            if (repeated := sets.num_rows - sets.group_by(members).aggregate([]).num_rows) > 0:
+                yield f"{at}: {', '.join(members)} are declared unique together and repeat {repeated} times"
     for column, entry in words["features"].items():
         values = table[column].drop_null()
         if pa.types.is_floating(values.type) and (infinite := pc.sum(pc.is_inf(values)).as_py()):
