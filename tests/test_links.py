@@ -399,4 +399,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "5a2421c9e3ed450d12cfc90e0f5f0221981567e283fc00493513527d95522480"
+GOLDEN = "335e6c61f9402a0f4f859bb101eb20077d3028fa29af6969c3af3c43ea860e84"
