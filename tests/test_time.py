@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from sampled import databases, each, keys, small, tables, traced_once
 from scipy import stats
 from test_links import KEY, TILES, Link, _draw, build
@@ -21,8 +23,10 @@ from jaxrel.exogenous import exogenous_rows
 from jaxrel.links import link_rows, parent_weight
 from jaxrel.prior import Range
 from jaxrel.random import named_key
+from jaxrel.relbench import write_relbench
 from jaxrel.times import _DAYS, _WEEKS, _sample_curve, _sample_week, moments, rows_at, time_rows
 from jaxrel.types import HOURS, NO_ROW, NO_TABLE, SLICES, TILE, LinkLaw, Links, NodeKind, Popularity, Schema
+from jaxrel.validate import validate
 
 DAY, WEEK, YEAR = 86_400, 604_800, 31_557_600
 TINY = small("tiny")
@@ -412,3 +416,16 @@ def test_columns_drift_with_time() -> None:
                     others.append(rank)
     assert entities > 5 and len(drifting) > 5 and len(others) > 20
     assert np.median(drifting) > 0.3 > 0.1 > np.median(others)
+
+
+def test_databases_with_timed_entities_are_written_in_order_and_hold(tmp_path: Path) -> None:
+    written = 0
+    for i, db in enumerate(each(databases("tiny"))):
+        if not (db.schema.has_time & ~db.schema.is_activity).any() or written == 6:
+            continue
+        folder = write_relbench(db, tmp_path / f"jaxrel-{i}")
+        assert validate(folder) == []
+        manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+        assert sum(spec["time_col"] is not None for spec in manifest["tables"].values()) == db.schema.has_time.sum()
+        written += 1
+    assert written == 6
