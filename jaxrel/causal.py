@@ -42,7 +42,8 @@ def describe_graph(db: Database, catalog: Catalog) -> dict[str, dict[str, Any]]:
     gather_fk, gather_export = np.asarray(scm.gather_fk), np.asarray(scm.gather_export)
     aggregate = {name: np.asarray(getattr(scm, f"aggregate_{name}")) for name in ("table", "fk", "export", "law")}
     trait_table, trait_fk = np.asarray(scm.trait_table), np.asarray(scm.trait_fk)
-    follows_order = (np.asarray(scm.series_trend) != 0) | (np.asarray(scm.series_cycle) != 0) | (np.asarray(scm.series_rho) > 0)
+    of_rows = ((np.asarray(scm.series_trend) != 0), (np.asarray(scm.series_cycle) != 0), (np.asarray(scm.series_rho) > 0))
+    follows_order = np.logical_or.reduce((*of_rows, trait_table != NO_TABLE))  # a trait: what the links go by
     graph = {}
     for t, words in enumerate(catalog.tables):
         nodes, edges, gathers, aggregates, traits = [], [], [], [], []
