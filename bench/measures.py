@@ -279,9 +279,10 @@ def _fit(x: list[np.ndarray], y: np.ndarray, classes: bool, train: np.ndarray, t
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.metrics import roc_auc_score
 
+    x = [column for column in x if np.isfinite(column[train]).sum() >= 20]  # a forest cannot cut a column that is all missing
     if not x:
         return 0.0, False
-    features = np.nan_to_num(np.stack(x, axis=1), nan=np.nan, posinf=np.nan, neginf=np.nan)
+    features = np.where(np.isfinite(x), x, np.nan).T
     how = {"max_iter": 80, "learning_rate": 0.1, "max_leaf_nodes": 16, "early_stopping": True, "n_iter_no_change": 6, "random_state": 0}
     if classes:
         model = HistGradientBoostingClassifier(**how).fit(features[train], y[train])

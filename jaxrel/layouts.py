@@ -67,8 +67,8 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     adjacency = rows.T & _upper(n, capacity)
     parents = jnp.sum(adjacency, axis=0, dtype=jnp.int32)
     drop = chance(bits(key, i, "drop"), rate(prior.sink_drop)) & ~jnp.any(adjacency, axis=1) & (parents > 1)
-    which = running_sum(adjacency.T).T - 1 == below(bits(key, i, "which"), parents)[None, :]
-    return adjacency & ~(which & drop[None, :])
+    which = jnp.argmax(jnp.where(adjacency, words.T | 1, jnp.uint32(0)), axis=0).astype(jnp.int32)  # the luckiest of its parents
+    return adjacency & ~((i[:, None] == which[None, :]) & drop[None, :])
 
 
 def erdos_renyi(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
@@ -94,12 +94,14 @@ def watts_strogatz(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Ar
     i, d = jnp.arange(capacity, dtype=jnp.int32), jnp.arange(most, dtype=jnp.int32)
     far = jnp.where((i < n)[None, :] & (d < half)[:, None], (i[None, :] + 1 + d[:, None]) % ring, -1)  # the far end of edge d of node i
     moves = chance(bits(key, i[None, :], d[:, None]), rewire) & (far >= 0)
+    turns = jnp.asarray([0, 16, 8, 24, 4, 20, 12, 28], jnp.uint32)
 
     def move(step: Array, far: Array) -> Array:
         d, u = step // capacity, step % capacity
         touched = jnp.any((far == u) | (far[:, u, None] == i[None, :]), axis=0)
         free = ~touched & (i != u) & (i < n)
-        luck = row_bits(key, i, (u + 1) * most + d) | 1  # a lane of its own for every edge; the luckiest free node is the new far end
+        shift = turns[d]  # the node's words, turned for each of its edges: a hash would cost ten times as much
+        luck = (words[u] << shift) | (words[u] >> ((32 - shift) & 31)) | 1  # the luckiest free node is the new far end
         target = jnp.argmax(jnp.where(free, luck, jnp.uint32(0))).astype(jnp.int32)
         new = jnp.where(moves[d, u] & jnp.any(free), target, far[d, u])
         return jax.lax.dynamic_update_slice(far, new[None, None], (d, u))

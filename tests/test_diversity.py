@@ -142,6 +142,14 @@ def test_what_stands_in_the_row_needs_no_key() -> None:
     assert not dice.by_row and not dice.by_all and max(dice.row, dice.children) < 0.05
 
 
+def test_a_column_that_is_all_missing_hides_nothing() -> None:
+    y, train, test = RNG.normal(size=200), np.arange(140), np.arange(140, 200)
+    empty = np.full(200, np.nan)
+    assert measures._fit([empty], y, False, train, test) == (0.0, False)
+    score, beats = measures._fit([empty, y + 0.1 * RNG.normal(size=200)], y, False, train, test)
+    assert score > 0.8 and beats
+
+
 def test_children_tell_by_their_number_and_their_values() -> None:
     db = shop()
     links, rows = db.links(), np.arange(PARENTS)[::-1]
