@@ -98,7 +98,7 @@ class LinkLaw(enum.IntEnum):
     SLOT = 1  # unique keys, unique sets of keys, limits to a parent's children: child rows take distinct slots
     TREE = 2  # self-reference: the parent is a smaller row of the same table
     DEGREE = 3  # every parent row draws how many children it gets
-    TRAIT = 3  # latent homophily: a parent whose trait is like the child's
+    TRAIT = 4  # latent homophily: a parent whose trait is like the child's
 
 
 class Popularity(enum.IntEnum):
