@@ -184,12 +184,11 @@ def _stretched(weight: Array, mean: Array) -> Array:
     ends = jnp.where(mass < mass[-1], _fraction(mass, jnp.maximum(mass[-1], 1)), all_ones)
     some = jnp.maximum(all_ones - ends[0], 1).astype(jnp.float32) * jnp.float32(2**-32)
     own = jnp.sum(degree * weight, dtype=jnp.uint32).astype(jnp.float32) / jnp.maximum(mass[-1] - mass[0], 1).astype(jnp.float32)
-    # Both means are of parents that have children. Bounds stand between any two divisions: of a chain, the compiler would make another.
-    stretch = jnp.clip(jnp.maximum(mean / some - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625), 2**-12, 2**16)
-    edge = jnp.expand_dims(jnp.asarray(_EDGES[1:-1] - 1, jnp.float32), tuple(range(mean.ndim)))
-    x = jnp.minimum(edge / stretch[..., None], jnp.float32(weight.shape[0]))
-    at = x.astype(jnp.int32)
-    part = ((x - at.astype(jnp.float32)) * jnp.float32(2**24)).astype(jnp.uint32) << 8
+    # Both means are of parents that have children. The factor is kept in 2^-8, beyond what rounding moves; from it on, integers.
+    stretch = jnp.clip(jnp.maximum(mean / some - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625), 2**-8, 2**16)
+    divisor = jnp.round(stretch * 256).astype(jnp.uint32)[..., None]
+    edge = jnp.expand_dims(jnp.asarray((_EDGES[1:-1] - 1) * 256, jnp.uint32), tuple(range(mean.ndim)))
+    at, part = (edge // divisor).astype(jnp.int32), _fraction(edge % divisor, divisor)
     low, high = (ends[jnp.minimum(at + step, weight.shape[0] - 1)] for step in (0, 1))
     return low + mulhi(high - low, part)
 
