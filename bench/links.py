@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrel
+from jaxrel.times import flat_times
 from jaxrel.types import TILE, LinkLaw, row_offsets
 
 
@@ -28,9 +29,7 @@ def two_tables(parents: int, children: int) -> tuple[jaxrel.Schema, jaxrel.Capac
         row_count=rows,
         row_offset=offset,
         is_activity=jnp.asarray([False, True]),
-        has_time=jnp.asarray([False, False]),
-        time_start=jnp.zeros(2, jnp.int32),
-        time_span=jnp.zeros(2, jnp.int32),
+        **flat_times(2),
         column_count=jnp.zeros(2, jnp.int32),
         column_id=zeros.astype(jnp.uint32),
         column_kind=zeros,

@@ -18,8 +18,9 @@ import pytest
 from sampled import databases, digest, digest_of_structure
 from scipy import stats
 
+from jaxrel.clusters import KeyTables, Rare, empty_tables, key_tables
 from jaxrel.degrees import parent_weight
-from jaxrel.links import KeyTables, Rare, _empty_tables, _walk, key_tables, link_rows
+from jaxrel.links import _walk, link_rows
 from jaxrel.random import named_key
 from jaxrel.times import flat_times
 from jaxrel.traits import trait_parents
@@ -237,7 +238,7 @@ def samplers(n: int, made: list[Link]) -> tuple[list[Sampler], list[np.ndarray],
     schema, links, capacity = build((n, 1000), made, int(tiles_of(n)) + 3)
 
     def build_tables(schema: Schema, links: Links) -> KeyTables:
-        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), RARE, _empty_tables(capacity))
+        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), RARE, empty_tables(capacity))
 
     tables = jax.device_get(jax.jit(build_tables)(schema, links))
     out, popularity = [], []

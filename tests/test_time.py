@@ -19,8 +19,9 @@ from test_mechanisms import KEYS, series
 
 import jaxrel
 from jaxrel.dealing import cluster_span, row_of
+from jaxrel.degrees import parent_weight
 from jaxrel.exogenous import exogenous_rows
-from jaxrel.links import link_rows, parent_weight
+from jaxrel.links import link_rows
 from jaxrel.prior import Range
 from jaxrel.random import named_key
 from jaxrel.relbench import write_relbench
@@ -321,6 +322,7 @@ def test_clusters_are_kept_and_inactive_parents_are_left_alone() -> None:
         links.inactive[3, 0],
         jnp.int32(PARENTS),
         jnp.arange(PARENTS, dtype=jnp.int32),
+        jnp.asarray(False),
     )
     weight = np.asarray(weight).astype(float)
     assert (weight[drawn[0]][late] > 0).all() and (weight == 0).mean() > 0.45
