@@ -143,9 +143,10 @@ def test_a_copied_column_is_found(corpus: list[Path], tmp_path: Path, capsys: py
         record = json.loads((folder / "jaxrel.json").read_text())
         graph = _Graph(record["causal_graph"])
         for table, part in record["causal_graph"].items():
-            numeric = [c for c, entry in record["tables"][table]["features"].items() if entry["kind"] == "numeric"]
-            pairs = [(a, b) for a in numeric for b in numeric if a < b and _separated(graph.causes(table, a), graph.causes(table, b))]
-            if pairs and not part["missing"] and tried < 3:
+            kind = {c: entry["kind"] for c, entry in record["tables"][table]["features"].items() if c not in part["missing"]}
+            alike = [(a, b) for a in kind for b in kind if a < b and kind[a] == kind[b] and kind[a] in ("numeric", "integer", "date")]
+            pairs = [(a, b) for a, b in alike if _separated(graph.causes(table, a), graph.causes(table, b))]
+            if pairs and tried < 3:
                 (a, b), tried = pairs[0], tried + 1
                 copied = Path(shutil.copytree(folder, tmp_path / folder.name))
                 change(copied, table, b, lambda old, a=a: old[a])

@@ -79,7 +79,7 @@ def test_a_tile_of_many_databases_has_the_traits_of_each() -> None:
 
 @functools.cache
 def databases(homophily: float, strength: float, trait: float, agree: float = 0.0) -> list[Database]:
-    """Small databases in which nothing but links ties the tables together: no gathers."""
+    """Small databases in which nothing but links ties the tables together, and no key has another reason for another law."""
     preset = small("tiny")
     number, zero = jnp.float32, jnp.float32(0)
     links = {
@@ -87,10 +87,12 @@ def databases(homophily: float, strength: float, trait: float, agree: float = 0.
         "agree": number(agree),
         "strength": Range(low=number(strength), high=number(strength), power=zero),
     }
-    scm = {"trait": number(trait), "gathers": Range(low=jnp.int32(0), high=jnp.int32(0), power=zero)}
-    prior = dataclasses.replace(
-        preset.prior, links=dataclasses.replace(preset.prior.links, **links), scm=dataclasses.replace(preset.prior.scm, **scm)
-    )
+    none = Range(low=jnp.int32(0), high=jnp.int32(0), power=zero)
+    scm = {"trait": number(trait), "gathers": none, "aggregates": none, "style": zero}
+    schema = dict.fromkeys(("one_to_one", "junction", "degree_key", "capped_key", "timed_entity", "binned"), zero)
+    sections = {"links": links, "scm": scm, "schema": schema}
+    changed = {name: dataclasses.replace(getattr(preset.prior, name), **leaves) for name, leaves in sections.items()}
+    prior = dataclasses.replace(preset.prior, **changed)
     return list(each(jax.device_get(program(preset.capacity)(keys(BATCH["tiny"], 300), prior))))
 
 
