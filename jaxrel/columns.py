@@ -19,9 +19,9 @@ from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real
 from jaxrel.random import below, bits, chance, exp, log, pair, row_bits, uniform
 from jaxrel.registry import MARGINALS
 from jaxrel.style import Style
-from jaxrel.types import SCORES, Kind
+from jaxrel.types import FIRST_DAY, LAST_DAY, SCORES, Kind
 
-__all__ = ["from_score", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
+__all__ = ["from_score", "in_units", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
 
 _OWN_UNIT = ("count", "price", "bounded", "standard")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
@@ -182,6 +182,13 @@ def from_score(seen: Array, w: Array, marginal: Array, shape: Array) -> Array:
     ):
         out = jnp.where(code == MARGINALS.index(name), value, out)
     return out
+
+
+def in_units(value: Array, kind: Array) -> Array:
+    """Values f32[C, rows] of real columns as their kinds i32[C] hold them: integers and dates are whole, dates inside what files hold."""
+    kind = kind[:, None]
+    value = jnp.where((kind == Kind.INTEGER) | (kind == Kind.DATE), jnp.round(value), value)
+    return jnp.where(kind == Kind.DATE, jnp.clip(value, FIRST_DAY, LAST_DAY), value)
 
 
 def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Array, any_driver: Array) -> Array:

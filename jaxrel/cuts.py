@@ -12,12 +12,12 @@ from jax import Array
 
 from jaxrel.columns import log_survival
 from jaxrel.prior import SCMPrior, draw_choice, draw_share
-from jaxrel.random import bits, chance, exp, log, mulhi, pair, uniform
+from jaxrel.random import bits, chance, exp, log, mulhi, named_key, pair, uniform
 from jaxrel.registry import CUTS
 from jaxrel.style import Style
-from jaxrel.types import NO_CUT, LabelOrder
+from jaxrel.types import NO_CUT, SCM, LabelOrder, Schema
 
-__all__ = ["cut_codes", "permute_codes", "sample_cuts"]
+__all__ = ["cut_codes", "cut_key", "permute_codes", "sample_cuts"]
 
 _ROUNDS = 12
 _POINTS = 64  # lanes of a column's words: rounds of the permutation from 0, points from here
@@ -78,6 +78,11 @@ def permute_codes(key: Array, code: Array, n: Array) -> Array:
         swaps = (jnp.maximum(code, partner) * multiplier + (word << 16)) >> 31 == 1  # a bit that the pair has in common
         code = jnp.where(swaps, partner, code)
     return code
+
+
+def cut_key(schema: Schema, scm: SCM, table: Array) -> Array:
+    """u32[C, 2]: the streams of the cuts of one table's columns."""
+    return named_key(scm.key, "cut", schema.table_id[table], schema.column_id[table])
 
 
 def cut_codes(

@@ -18,8 +18,8 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.aggregates import aggregate_children, as_ordered
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
-from jaxrel.columns import from_score, knots_of, missing_values, to_score
-from jaxrel.cuts import cut_codes
+from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
+from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import noise_of, uneven
@@ -33,9 +33,7 @@ from jaxrel.types import (
     ALL_LANES,
     CODE_LANE,
     EXPORTS,
-    FIRST_DAY,
     INTERVENTIONS,
-    LAST_DAY,
     NO_CUT,
     NO_ROW,
     NO_TABLE,
@@ -299,7 +297,7 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
 def _cut(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array) -> Array:
     """`_seen` with the codes of the columns that are cut."""
     t, lanes = tile.table, jax.lax.stop_gradient((seen, score))
-    key = named_key(scm.key, "cut", schema.table_id[t], schema.column_id[t])
+    key = cut_key(schema, scm, t)
     cut, law = scm.column_cut[t], (scm.column_shape[t], scm.column_order[t], schema.column_classes[t])
     codes = cut_codes(key, *lanes, knots, cut, *law, most_points, any_permuted)
     return jnp.where((cut != NO_CUT)[:, None], codes, seen)
@@ -314,9 +312,7 @@ def _observe(
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
     shown = jax.lax.cond(any_marginal, lambda: from_score(seen, score, scm.column_marginal[t], scm.column_shape[t]), lambda: seen)
     real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * shown
-    real = jnp.where(((kind == Kind.INTEGER) | (kind == Kind.DATE))[:, None], jnp.round(real), real)
-    real = jnp.where((kind == Kind.DATE)[:, None], jnp.clip(real, FIRST_DAY, LAST_DAY), real)
-    values = jnp.where(labelled[:, None], seen, real)
+    values = jnp.where(labelled[:, None], seen, in_units(real, kind))
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
     missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
     return jnp.where(missing, 0.0, values), missing

@@ -1,7 +1,7 @@
 """The oracle of a column: the best prediction that anybody could make who knew the true values of its node's parents.
 
 No model beats it, so it tells how much of a column is noise. A categorical node's probabilities have a closed form (Gumbel noise on scores
-makes a softmax); whatever else a column does with its lane is integrated over the law of the node's noise.
+makes a softmax); whatever else a column does with its lane, cuts into classes among it, is integrated over the law of the node's noise.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from jax import Array
 
 from jaxrel import struct
-from jaxrel.columns import from_score, to_score
+from jaxrel.columns import from_score, in_units, to_score
+from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.kernel import class_scores, prototype_key, prototypes
 from jaxrel.noise import noise_of, uneven
 from jaxrel.simulation import Truth
-from jaxrel.types import SCM, Capacity, Database, Kind, NodeKind, Schema
+from jaxrel.types import NO_CUT, SCM, Capacity, Database, NodeKind, Schema
 
 if TYPE_CHECKING:
     from jaxrel.catalog import Catalog
@@ -51,25 +52,19 @@ def noise_points() -> np.ndarray[Any, Any]:
     return np.stack([law.reshape(_POINTS, -1).mean(axis=1) for law in laws]).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames="capacity")
-def _categorical(schema: Schema, scm: SCM, truth: Truth, t: Array, n: Array, real: Array, capacity: Capacity) -> Oracle:
-    width, classes, noise = scm.node_width[t, n][None], scm.node_classes[t, n], scm.node_noise[t, n]
-    prototype = prototypes(prototype_key(scm.key, schema.table_id[t], n)[None], width, capacity)
-    score = class_scores(prototype, width, truth.signal[n][None])[0]  # [Q, rows]
-    there = (jnp.arange(score.shape[0], dtype=jnp.int32) < classes)[:, None]
-    p = jax.nn.softmax(jnp.where(there, score / jnp.maximum(noise, 1e-6), -jnp.inf), axis=0)
+def _of_classes(p: Array, real: Array) -> Oracle:
+    """The oracle of a column of categories from their probabilities f32[Q, rows], at the rows that exist, bool[rows]."""
     rows = jnp.maximum(jnp.sum(real, dtype=jnp.float32), 1.0)
-
-    def average(x: Array) -> Array:
-        return jnp.sum(jnp.where(real, x, 0.0)) / rows
 
     def entropy(p: Array) -> Array:
         return -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0), axis=0)
 
+    def average(x: Array) -> Array:
+        return jnp.sum(jnp.where(real, x, 0.0)) / rows
+
     shares = jnp.sum(jnp.where(real[None, :], p, 0.0), axis=1) / rows
-    code = jnp.arange(p.shape[0], dtype=jnp.float32)[:, None]
     return Oracle(
-        mean=jnp.sum(p * code, axis=0),
+        mean=jnp.sum(p * jnp.arange(p.shape[0], dtype=jnp.float32)[:, None], axis=0),
         probability=p.T,
         error=average(1.0 - jnp.max(p, axis=0)),
         noise_share=average(entropy(p)) / jnp.maximum(entropy(shares), 1e-9),
@@ -77,11 +72,52 @@ def _categorical(schema: Schema, scm: SCM, truth: Truth, t: Array, n: Array, rea
 
 
 @functools.partial(jax.jit, static_argnames="capacity")
+def _categorical(schema: Schema, scm: SCM, truth: Truth, t: Array, n: Array, real: Array, capacity: Capacity) -> Oracle:
+    """Gumbel noise on the scores of a categorical node: a softmax."""
+    width, classes, noise = scm.node_width[t, n][None], scm.node_classes[t, n], scm.node_noise[t, n]
+    prototype = prototypes(prototype_key(scm.key, schema.table_id[t], n)[None], width, capacity)
+    score = class_scores(prototype, width, truth.signal[n][None])[0]  # [Q, rows]
+    there = (jnp.arange(score.shape[0], dtype=jnp.int32) < classes)[:, None]
+    return _of_classes(jax.nn.softmax(jnp.where(there, score / jnp.maximum(noise, 1e-6), -jnp.inf), axis=0), real)
+
+
+def _noise_amount(scm: SCM, truth: Truth, t: Array, c: Array) -> tuple[Array, Array]:
+    """Signal of the lane that a column observes, f32[rows], and the scale of the noise on it."""
+    n, lane = scm.column_node[t, c], scm.column_lane[t, c]
+    deviation = jnp.where(scm.node_scale[t, n, lane] == 0.0, 1.0, scm.node_noise[t, n])  # as in the kernel: a dead signal is pure noise
+    deviation = jnp.where(scm.node_kind[t, n] == NodeKind.MECHANISM, deviation, 0.0)
+    signal = truth.signal[n, lane]
+    return signal, deviation * uneven(signal, scm.node_spread[t, n])
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def _cut(schema: Schema, scm: SCM, truth: Truth, t: Array, c: Array, points: Array, real: Array, classes: int) -> Oracle:
+    """A real lane cut into classes: how often noise carries the signal into each of them."""
+    signal, amount = _noise_amount(scm, truth, t, c)
+    key = cut_key(schema, scm, t)[c][None]
+    knots = scm.column_knots[t, c][None]
+    cut, shape, order, count = (x[t, c][None] for x in (scm.column_cut, scm.column_shape, scm.column_order, schema.column_classes))
+
+    def codes(lanes: Array) -> Array:
+        score = to_score(lanes[None], knots)
+        return cut_codes(key, lanes[None], score, knots, cut, shape, order, count, count[0], jnp.asarray(True))[0]
+
+    q = jnp.arange(classes, dtype=jnp.float32)[:, None]
+
+    def add(k: Array, p: Array) -> Array:
+        return p + (codes(signal + amount * points[k])[None, :] == q).astype(jnp.float32)
+
+    p = jax.lax.fori_loop(0, points.shape[0], add, jnp.zeros((classes, signal.shape[0]), jnp.float32)) / points.shape[0]
+    n = scm.column_node[t, c]
+    actual = (codes(truth.lanes[n, scm.column_lane[t, c]])[None, :] == q).astype(jnp.float32)
+    overall = jnp.sum(jnp.where(real[None, :], actual, 0.0), axis=1) / jnp.maximum(jnp.sum(real, dtype=jnp.float32), 1.0)
+    no_parents = scm.node_kind[t, n] == NodeKind.EXOGENOUS  # all that is known are the frequencies of the classes
+    return _of_classes(jnp.where(no_parents, overall[:, None], p), real)
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
 def _real(schema: Schema, scm: SCM, truth: Truth, t: Array, c: Array, points: Array, real: Array, capacity: Capacity) -> Oracle:
     n, lane = scm.column_node[t, c], scm.column_lane[t, c]
-    dead = scm.node_scale[t, n, lane] == 0.0
-    noisy = scm.node_kind[t, n] == NodeKind.MECHANISM
-    deviation = jnp.where(noisy, jnp.where(dead, 1.0, scm.node_noise[t, n]), 0.0)
     rows = jnp.maximum(jnp.sum(real, dtype=jnp.float32), 1.0)
 
     def average(x: Array) -> Array:
@@ -91,27 +127,23 @@ def _real(schema: Schema, scm: SCM, truth: Truth, t: Array, c: Array, points: Ar
         score = to_score(lanes[None], scm.column_knots[t, c][None])
         seen = from_score(lanes[None], score, scm.column_marginal[t, c][None], scm.column_shape[t, c][None])[0]
         value = scm.column_offset[t, c] + scm.column_scale[t, c] * seen
-        return jnp.where(schema.column_kind[t, c] == Kind.NUMERIC, value, jnp.round(value))
+        return in_units(value[None], schema.column_kind[t, c][None])[0]
 
-    signal = truth.signal[n, lane]
-    amount = deviation * uneven(signal, scm.node_spread[t, n])
+    signal, amount = _noise_amount(scm, truth, t, c)
+    actual = shown(truth.lanes[n, lane])
+    overall = average(actual)
 
     def add(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        value = shown(signal + amount * points[k])
+        value = shown(signal + amount * points[k]) - overall
         return sums[0] + value, sums[1] + jnp.square(value)
 
     zero = jnp.zeros_like(signal)
-    total, squares = jax.lax.fori_loop(0, points.shape[0], add, (zero, zero))
-    mean = total / points.shape[0]
-    exogenous = scm.node_kind[t, n] == NodeKind.EXOGENOUS  # no parents: all that is known is the column's mean
-    actual = shown(truth.lanes[n, lane])
-    overall = average(actual)
+    total, squares = (x / points.shape[0] for x in jax.lax.fori_loop(0, points.shape[0], add, (zero, zero)))
+    no_parents = scm.node_kind[t, n] == NodeKind.EXOGENOUS  # all that is known is the column's mean
     variance = average(jnp.square(actual - overall))
-    mean = jnp.where(exogenous, overall, mean)
-    spread = jnp.maximum(squares / points.shape[0] - jnp.square(total / points.shape[0]), 0.0)
-    error = jnp.where(exogenous, variance, average(spread))
+    error = jnp.where(no_parents, variance, average(jnp.maximum(squares - jnp.square(total), 0.0)))
     return Oracle(
-        mean=mean,
+        mean=overall + jnp.where(no_parents, 0.0, total),
         probability=jnp.zeros((signal.shape[0], capacity.classes), jnp.float32),
         error=error,
         noise_share=jnp.clip(error / jnp.maximum(variance, 1e-30), 0.0, 1.0),
@@ -154,4 +186,7 @@ def column_oracle(db: Database, truth: Truth, table: int, column: int | str, cap
     if int(scm.node_classes[t, n]):
         return _categorical(db.schema, scm, truth, t, n, real, capacity)
     points = jnp.asarray(noise_points()[int(scm.node_law[t, n])])
+    if int(scm.column_cut[t, c]) != NO_CUT:
+        classes = 1 << (int(db.schema.column_classes[t, c]) - 1).bit_length()  # a power of two: few programs
+        return _cut(db.schema, scm, truth, t, c, points, real, classes)
     return _real(db.schema, scm, truth, t, c, points, real, capacity)

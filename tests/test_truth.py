@@ -20,7 +20,7 @@ from jaxrel.noise import noise_of
 from jaxrel.oracle import noise_points
 from jaxrel.prior import Range, Weights
 from jaxrel.registry import AGGREGATE_LAWS, MARGINALS
-from jaxrel.types import NO_ROW, NO_TABLE, TILE, Aggregate, Kind, NodeKind
+from jaxrel.types import NO_CUT, NO_ROW, NO_TABLE, TILE, Aggregate, Kind, NodeKind
 
 NAME = "default"
 
@@ -238,7 +238,7 @@ def test_noise_points_are_the_laws() -> None:
 
 def test_the_oracle_is_calibrated() -> None:
     """Its mean is unbiased, its stated error is the error made, its probabilities are the frequencies; another draw of the noise agrees."""
-    z, ratios, coded = [], [], []
+    z, ratios, coded, kinds = [], [], [], {True: 0, False: 0}
     for key, db in sampled():
         for t in range(int(db.schema.table_count)):
             n = int(db.schema.row_count[t])
@@ -252,18 +252,19 @@ def test_the_oracle_is_calibrated() -> None:
                 node = int(db.scm.column_node[t, c])
                 if db.scm.node_kind[t, node] == NodeKind.EXOGENOUS or there.sum() < 100 or db.scm.column_driver[t, c] >= 0:
                     continue
-                if db.scm.node_classes[t, node]:
+                if db.scm.node_classes[t, node] or db.scm.column_cut[t, c] != NO_CUT:
                     p = oracle.probability[:n][there]
                     np.testing.assert_allclose(p.sum(1), 1.0, atol=1e-5)
                     hit = p[np.arange(len(p)), y[there].astype(int)]
                     expected, variance = (p**2).sum(1), (p**3).sum(1) - (p**2).sum(1) ** 2
+                    kinds[bool(db.scm.node_classes[t, node])] += 1
                     coded.append((hit - expected).sum() / np.sqrt(variance.sum() + 1e-9))
                 elif MARGINALS[int(db.scm.column_marginal[t, c])] in ("identity", "normal", "uniform", "lognormal"):
                     residual = y[there] - oracle.mean[:n][there]
                     if oracle.error > 1e-9 * y[there].var():
                         z.append(residual.sum() / np.sqrt(oracle.error * len(residual)))
                         ratios.append((residual**2).mean() / oracle.error)
-    assert len(z) > 20 and len(coded) > 5
+    assert len(z) > 20 and len(coded) > 5 and min(kinds.values()) > 1, kinds
     assert np.abs(np.mean(np.square(z)) - 1) < 0.9 and abs(np.median(ratios) - 1) < 0.15, (np.mean(np.square(z)), np.median(ratios))
     assert np.mean(np.square(coded)) < 2.0, coded
 
