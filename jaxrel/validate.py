@@ -372,7 +372,7 @@ def _plain(folder: Path, digest: Mapping[str, Any]) -> Lines:
 
 
 def _sql(path: Path, dialect: str, tables: Mapping[str, pa.Table]) -> Lines:
-    """What the SQL says and ``jaxrel.json`` does not: types, lengths, NOT NULL of keys, UNIQUE sets."""
+    """What the SQL says and ``jaxrel.json`` does not: types, lengths, NOT NULL of keys."""
     from jaxrel.sql_parse import parse_sql  # the parser loads slowly
 
     for decl in parse_sql(path.read_text(encoding="utf-8"), dialect):
@@ -387,10 +387,6 @@ def _sql(path: Path, dialect: str, tables: Mapping[str, pa.Table]) -> Lines:
             yield from _declared_type(f"{at}: {column.name}", column.type, table[column.name])
             if column.not_null and table[column.name].null_count:
                 yield f"{at}: {column.name} is NOT NULL in schema.sql and has {table[column.name].null_count} nulls"
-        for members in decl.unique:
-            rows = pa.table({name: _decoded(table[name]) for name in members}).drop_null()
-            if (repeated := rows.num_rows - rows.group_by(list(members)).aggregate([]).num_rows) > 0:
-                yield f"{at}: UNIQUE ({', '.join(members)}) repeats in {repeated} rows"
 
 
 def _declared_type(at: str, declared: SqlType, column: pa.ChunkedArray) -> Lines:

@@ -58,9 +58,11 @@ def more_rows(name: str) -> Any:
     """The preset's prior with activity tables of several tiles."""
     prior = small(name).prior
     rows = Range(low=jnp.int32(3500), high=jnp.int32(5000), power=jnp.float32(0))
-    few = Range(low=jnp.int32(2), high=jnp.int32(3), power=jnp.float32(0))
+    few = Range(low=jnp.int32(3), high=jnp.int32(3), power=jnp.float32(0))
+    sums = Range(low=jnp.int32(1), high=jnp.int32(2), power=jnp.float32(0))
     itself = jnp.float32(0.8)  # a row that refers to another chunk of its own table is the hard case
-    return dataclasses.replace(prior, schema=dataclasses.replace(prior.schema, activity_rows=rows, tables=few, self_reference=itself))
+    schema = dataclasses.replace(prior.schema, activity_rows=rows, tables=few, self_reference=itself)
+    return dataclasses.replace(prior, schema=schema, scm=dataclasses.replace(prior.scm, aggregates=sums))
 
 
 # ---------------------------------------------------------------- P1: pure
@@ -131,7 +133,9 @@ def test_p4_rows_in_chunks_are_those_of_the_whole(name: str) -> None:
     links_in = jax.jit(functools.partial(jaxrel.link_rows, capacity=capacity, tiles=span))
     rows_in = jax.jit(functools.partial(jaxrel.simulate_rows, capacity=capacity, tiles=span))
     own_parents, heard = 0, 0
-    for seed in range(3):
+    for seed in range(12):
+        if seed > 2 and own_parents and (heard or name in ("plurel", "hoppe")):  # the two sum up nothing
+            break
         key = keys(1, 1000 + seed)[0]
         db = jax.device_get(staged(key, prior, capacity))
         assert db.fits
@@ -150,7 +154,7 @@ def test_p4_rows_in_chunks_are_those_of_the_whole(name: str) -> None:
                 ids = jnp.arange(here.start, here.stop, dtype=jnp.int32)
                 np.testing.assert_array_equal(time_rows(db.schema, jnp.int32(table.index), ids), db.time[there])
         heard += int((db.scm.aggregate_table >= 0).any())
-    assert heard, "no table sums up its children: choose other keys"
+    assert heard or name in ("plurel", "hoppe"), "no table sums up its children: choose other keys"
     assert own_parents, "no long table refers to itself: choose other keys"
 
 
