@@ -452,13 +452,18 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> An
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
         state, edges = _empty(capacity, tiles * TILE, scm, aggregates, tells), pack_edges(scm)
 
-        visit = functools.partial(_step, key, schema, links, scm, edges, interventions, capacity)
+
+        def visit(state: State, j: Array, place: Array, first_pass: Array) -> State:
+            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, loop)
+
+        if loop is fixed_loop:
+            visit = jax.checkpoint(visit)  # what the way back needs of a tile is computed anew there, one tile at a time
         trips = prefix + jnp.minimum(count, tiles)
         if chunk:
 
             def one(i: Array, state: State) -> State:
                 j = jnp.where(i < prefix, i, i - prefix + first)
-                return visit(state, j, jnp.maximum(i - prefix, 0), jnp.asarray(False), loop)
+                return visit(state, j, jnp.maximum(i - prefix, 0), jnp.asarray(False))
 
             return loop(0, trips, capacity.tiles, one, state)
 
@@ -478,7 +483,7 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> An
 
             def one(i: Array, state: State) -> State:
                 j = jnp.where(second, order[i], i)
-                return visit(state, j, j, ~second, loop)
+                return visit(state, j, j, ~second)
 
             return loop(0, jnp.where(second, jnp.sum(again, dtype=jnp.int32), trips), capacity.tiles, one, state)
 
