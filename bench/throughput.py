@@ -62,7 +62,7 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[st
     def one(key: jax.Array) -> Any:
         return jaxrel.sample_database(key, preset.prior, preset.capacity)
 
-    program = jax.jit(jax.vmap(one) if batch > 1 else one)
+    program = jax.jit(jax.vmap(one) if batch > 1 else one, compiler_options=jaxrel.COMPILER_OPTIONS)
     keys = jax.random.split(jax.random.key(0), (repeats + 1) * batch).reshape(repeats + 1, batch)
     keys = keys if batch > 1 else keys[:, 0]
     cold, _ = _timed(program, keys[0])
@@ -78,7 +78,7 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[st
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, keys[1:]))
         rates.append(sum(cells for _, _, cells in sizes) / (time.perf_counter() - began))
-    written, alone = [], jax.jit(one) if batch > 1 else program
+    written, alone = [], jax.jit(one, compiler_options=jaxrel.COMPILER_OPTIONS) if batch > 1 else program
     for i in range(min(repeats, 3)):
         db = alone(keys[1 + i] if batch == 1 else keys[1 + i, 0])
         folder = Path(tempfile.mkdtemp(prefix="jaxrel-bench-"))

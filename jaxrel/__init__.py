@@ -27,6 +27,7 @@ from jaxrel.types import Links as Links
 from jaxrel.types import Schema as Schema
 
 _HOST = {  # imported when first asked for: the device side needs neither pandas nor pyarrow nor networkx
+    "COMPILER_OPTIONS": "jaxrel.programs",
     "generate": "jaxrel.engine",
     "read_sql": "jaxrel.sql",
     "to_arrow": "jaxrel.convert",

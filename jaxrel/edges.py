@@ -124,7 +124,7 @@ def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any
         y = jnp.clip(y, -1e4, 1e4) * scale[:, None, None]
         high = jnp.maximum(total, y)
         if soft:
-            high = jnp.where(code == Combine.LOGSUMEXP, high + log1p_exp(-jnp.minimum(jnp.abs(total - y), 80.0)), high)
+            high = jnp.where(code == Combine.LOGSUMEXP, high + log1p_exp(-jnp.abs(total - y)), high)
         out = jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, jnp.clip(total * y, -1e6, 1e6), high))
         return out if code.shape[0] == 1 else jnp.where(present[:, None, None], out, total)  # the loop ends with the only node
 

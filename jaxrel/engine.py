@@ -32,7 +32,7 @@ from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
 from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior, Weights, capacity_for, check
-from jaxrel.programs import compile_or_load
+from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
@@ -100,6 +100,7 @@ def _sha256(tree: Any, text: str = "") -> str:
 # The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
 # without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
+_WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
 def _database_key(root: Array, index: Array) -> Array:
@@ -126,12 +127,12 @@ def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Cap
     return sample_link_laws(_database_key(root, index), prior, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity")
+@partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
 def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
     return place_links(laws, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity")
+@partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
 def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
     return simulate(_database_key(root, index), schema, links, scm, capacity)
 

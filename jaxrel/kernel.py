@@ -22,7 +22,7 @@ from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_sc
 from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
-from jaxrel.noise import noise_of, uneven
+from jaxrel.noise import add_noise
 from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
 from jaxrel.registry import CUTS
 from jaxrel.schema import missing_key
@@ -256,12 +256,12 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
     is_noisy = has(NodeKind.MECHANISM) & (context.nodes["classes"][:, n] == 0)  # a categorical node's noise is in its choice
 
     def noise(value: Array) -> Array:
-        lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
-        words = row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
-        law, spread = context.nodes["law"][:, n], context.nodes["spread"][:, n]
-        drawn = noise_of(words, law, jnp.any((law != 0) & is_noisy))
+        def words() -> tuple[Array, Array]:
+            lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
+            return row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
+
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
-        return value + deviation[..., None] * uneven(value, spread[:, None, None]) * drawn
+        return add_noise(words, context.nodes["law"][:, n], value, deviation, context.nodes["spread"][:, n], is_noisy)
 
     value = jnp.where(is_noisy[:, None, None], jax.lax.cond(jnp.any(is_noisy), noise, lambda x: x, value), value)
     value = jnp.where(in_width & exists[:, None, None], value, 0.0)

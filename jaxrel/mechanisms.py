@@ -34,8 +34,8 @@ __all__ = [
     "tied_weights",
 ]
 
-# Basis, with a = |x|, s = sign x, e = exp(-a), q = 1 / (1 + e), l = log(1 + a)
-_BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "sq", "aq", "sin", "l", "sl", "ee", "eqq", "clip", "winner", "share")
+# Basis, with a = |x|, s = sign x, e = exp(-a), t = tanh(x / 2) / 2, l = log(1 + a)
+_BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "tt", "sin", "l", "sl", "clip", "winner", "share")
 WINNER, SHARE = (2 + _BASIS.index(name) for name in ("winner", "share"))  # columns of the table
 _LOG2 = float(np.log(2.0))
 
@@ -56,22 +56,22 @@ ACTIVATION_TABLE = np.stack(
             "square": _row(xx=1),
             "step": _row(one=0.5, s=0.5),
             "sign": _row(s=1),
-            "sigmoid": _row(one=0.5, sq=1),
-            "tanh": _row(scale=2, sq=2),
+            "sigmoid": _row(one=0.5, t=1),
+            "tanh": _row(scale=2, t=2),
             "elu": _row(x=0.5, a=0.5, e=0.5, se=-0.5, one=-0.5, s=0.5),
             "selu": _row(x=_SELU / 2, a=_SELU / 2, e=_SELU_LOW, se=-_SELU_LOW, one=-_SELU_LOW, s=_SELU_LOW),
             "softplus": _row(x=0.5, a=0.5, e=0.97, ee=_LOG2 - 0.97),  # log(1 + e) within 0.01
-            "silu": _row(x=0.5, aq=1),
-            "gelu": _row(scale=1.702, x=0.5 / 1.702, aq=1 / 1.702),  # Hendrycks and Gimpel's sigmoid form
+            "silu": _row(x=0.5, xt=1),
+            "gelu": _row(scale=1.702, x=0.5 / 1.702, xt=1 / 1.702),  # Hendrycks and Gimpel's sigmoid form
             "sine": _row(sin=1),
             "cosine": _row(shift=np.pi / 2, sin=1),
-            "gaussian": _row(scale=1.6, eqq=4),  # sech²(0.8 x), within 0.03 of exp(-x²/2)
+            "gaussian": _row(scale=1.6, one=1, tt=-4),  # sech²(0.8 x), within 0.03 of exp(-x²/2)
             "laplace_bump": _row(e=1),
             "hard_sigmoid": _row(scale=0.5, one=0.5, clip=0.5),
             "hard_tanh": _row(clip=1),
             "log_sigmoid": _row(x=0.5, a=-0.5, e=-0.97, ee=0.97 - _LOG2),
             "relu6": _row(scale=1 / 3, shift=-1.0, one=3.0, clip=3.0),
-            "tanh_shrink": _row(scale=2, x=0.5, sq=-2),
+            "tanh_shrink": _row(scale=2, x=0.5, t=-2),
             "snake": _row(scale=2, shift=np.pi / 2, one=0.5 - np.pi / 4, x=0.5, sin=-0.5),  # Ziyin et al. 2020: x + sin² x
             "signed_square": _row(ax=1),
             "relu_squared": _row(xx=0.5, ax=0.5),
@@ -86,16 +86,31 @@ ACTIVATION_TABLE = np.stack(
 )
 
 
-# what an activation needs beside polynomials, |x|, sign and clip: exponentials, or sines and logarithms
-_EXPONENTIAL = ("e", "se", "sq", "aq", "ee", "eqq")
-NEEDS_EXPONENTIAL = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name in _EXPONENTIAL]] != 0, axis=1)
-NEEDS_SINE = np.any(ACTIVATION_TABLE[:, [2 + _BASIS.index(name) for name in ("sin", "l", "sl")]] != 0, axis=1)
+# Classes of activations by what is costly in them: nothing, exponentials, tanh, sines, logarithms.
+_COSTLY = (("e", "se", "ee"), ("t", "xt", "tt"), ("sin",), ("l", "sl"))
+_MIXED = len(_COSTLY)  # all of the basis
+_USES = ACTIVATION_TABLE[:, 2:] != 0
+_NEEDS = np.stack([np.any(_USES[:, [_BASIS.index(name) for name in names]], axis=1) for names in _COSTLY])
+ACTIVATION_CLASS = np.where(_NEEDS.sum(axis=0) > 1, _MIXED, np.where(_NEEDS.any(axis=0), 1 + _NEEDS.argmax(axis=0), 0)).astype(np.int32)
+
+
+def _names_of(which: int) -> tuple[str, ...]:
+    """Functions of the basis that the activations of a class add up."""
+    uses = _USES[ACTIVATION_CLASS == which].any(axis=0) | (which == _MIXED)
+    return tuple(name for name, used in zip(_BASIS, uses, strict=True) if used and name not in ("winner", "share"))
+
+
+def _half_tanh(x: Array) -> Array:
+    """tanh(x / 2) / 2 within 3·10⁻⁵: a ratio of polynomials, since the chain of an exponential and its reciprocal waits for itself."""
+    x = jnp.clip(x, -10.0, 10.0)
+    z = x * x
+    return x * (0.24995255 + z * (0.0063577443 + z * 1.0233839e-5)) / (1.0 + z * (0.10862624 + z * 0.00078996388))
 
 
 def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     """Apply an activation to every unit (all but what looks at several units: `compete`).
 
-    The polynomial part is always computed; the exponential part, and sines and logarithms, where any edge of the batch needs them.
+    Where all edges of the batch are of one class, only what it needs is computed.
 
     Args:
         x: f32[B, H, rows], pre-activations but for the bias.
@@ -108,28 +123,25 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     """
     rows = jnp.asarray(ACTIVATION_TABLE)[code]
 
-    def part(exponential: bool, periodic: bool) -> Callable[[Array], Array]:
+    def part(which: int) -> Callable[[Array], Array]:
+        names = _names_of(which)
+
         def apply(x: Array) -> Array:
             x = jnp.clip(rows[:, 0, None, None] * x + (rows[:, 0, None] * bias + rows[:, 1, None])[:, :, None], -50.0, 50.0)
             a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
-            basis = {"x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
-            if exponential:
-                e = exp(-a)
-                q = 1.0 / (1.0 + e)
-                basis |= {"e": e, "se": s * e, "sq": s * (q - 0.5), "aq": a * (q - 0.5), "ee": e * e, "eqq": e * q * q}
-            if periodic:
-                rise = log(1.0 + a)
-                basis |= {"sin": sine(x), "l": rise, "sl": s * rise}
-            out = rows[:, 2, None, None] * jnp.ones_like(x)
-            for name, value in basis.items():
-                out = out + rows[:, 2 + _BASIS.index(name), None, None] * value
+            basis = {"one": jnp.ones_like(x), "x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
+            e, t, rise = exp(-a), _half_tanh(x), log(1.0 + a)
+            basis |= {"e": e, "se": s * e, "ee": e * e, "t": t, "xt": x * t, "tt": t * t, "sin": sine(x), "l": rise, "sl": s * rise}
+            out = jnp.zeros_like(x)
+            for name in names:  # what no activation of the class adds up is dropped by the compiler
+                out = out + rows[:, 2 + _BASIS.index(name), None, None] * basis[name]
             return out
 
         return apply
 
-    exponential = jnp.any(jnp.asarray(NEEDS_EXPONENTIAL)[code] & present).astype(jnp.int32)
-    periodic = jnp.any(jnp.asarray(NEEDS_SINE)[code] & present).astype(jnp.int32)
-    return jax.lax.switch(exponential + 2 * periodic, [part(e, p) for p in (False, True) for e in (False, True)], x)
+    found = jnp.asarray(ACTIVATION_CLASS)[code]
+    low, high = jnp.min(jnp.where(present, found, _MIXED)), jnp.max(jnp.where(present, found, 0))
+    return jax.lax.switch(jnp.where(low == high, low, _MIXED), [part(which) for which in range(_MIXED + 1)], x)
 
 
 def compete(x: Array, depth: Array, code: Array) -> Array:

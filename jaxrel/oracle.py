@@ -48,7 +48,7 @@ def noise_points() -> np.ndarray[Any, Any]:
     i, j = np.meshgrid(np.arange(1024), np.arange(1024), indexing="ij")  # an even grid over both random words
     first, second = (jnp.asarray(((x.reshape(1, -1) + 0.5) * 2**22).astype(np.uint32)) for x in (i, j))
     words = first, second
-    laws = [np.sort(np.asarray(noise_of(words, jnp.full(1, law, jnp.int32), jnp.asarray(True)))[0]) for law in range(len(NOISES))]
+    laws = [np.sort(np.asarray(noise_of(words, jnp.full(1, law, jnp.int32)))[0]) for law in range(len(NOISES))]
     return np.stack([law.reshape(_POINTS, -1).mean(axis=1) for law in laws]).astype(np.float32)
 
 

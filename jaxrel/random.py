@@ -223,10 +223,11 @@ def log(x: Array) -> Array:
 def exp(x: Array) -> Array:
     """e to the power of f32[...] in -87…88, within (1 + |x| / 10) 10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU."""
     y = x * jnp.float32(1.4426950)
-    whole = jnp.floor(y)
-    f = y - whole
-    power = 1.0 + f * (0.69315296 + f * (0.24014775 + f * (0.055853054 + f * (0.0089506749 + f * 0.001895583))))  # 1 at 0, 2 at 1
-    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole.astype(jnp.int32) << 23), jnp.float32)
+    # the nearest integer by the bits of a sum in which units are the last place: rounding and converting cost three times as much
+    whole = jax.lax.bitcast_convert_type(y + jnp.float32(1.5 * 2**23), jnp.int32) - jnp.int32(0x4B400000)
+    f = y - whole.astype(jnp.float32)
+    power = 1.0 + f * (0.69314698 + f * (0.24022242 + f * (0.05550734 + f * (0.009671511 + f * 0.0013264652))))
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(power, jnp.int32) + (whole << 23), jnp.float32)
 
 
 log.defjvps(lambda t, out, x: t / x)  # bits carry no derivative
@@ -234,10 +235,10 @@ exp.defjvps(lambda t, out, x: t * out)
 
 
 def log1p_exp(x: Array) -> Array:
-    """log(1 + e^x) for f32[...], -80 ≤ x ≤ 0, within 10⁻⁶: a polynomial in e^x, without a division."""
-    e = exp(x)
-    series = -0.2250069 + e * (0.1333512 + e * (-0.0541751 + e * 0.0104859))
-    return e * (0.9999785 + e * (-0.4994233 + e * (0.3279372 + e * series)))
+    """log(1 + e^x) for f32[...], x ≤ 0, within 5·10⁻⁵: the best ratio of a cubic and a quartic, cut at -16."""
+    x = jnp.minimum(-x, 16.0)
+    above = 0.69311029 + x * (-0.18493822 + x * (0.016545629 + x * -0.00048837648))
+    return above / (1.0 + x * (0.45293105 + x * (0.1777999 + x * (0.03289612 + x * 0.0098191751))))
 
 
 def sine(x: Array) -> Array:

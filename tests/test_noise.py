@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 from scipy import stats
 
-from jaxrel.noise import noise_of, uneven
+from jaxrel.noise import add_noise, noise_of, uneven
 from jaxrel.random import normals, row_pair
 from jaxrel.registry import NOISES
 
@@ -30,15 +31,29 @@ def test_every_law_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("name", NOISES)
-def test_a_law_is_what_its_name_says_alone_and_in_a_batch(name: str) -> None:
-    code = jnp.asarray([NOISES.index(name)], jnp.int32)
-    alone = np.asarray(jax.jit(noise_of)(tuple(w[None] for w in WORDS), code, jnp.asarray(name != "gaussian")), np.float64)[0]
-    assert stats.kstest(alone, LAWS[name].cdf).pvalue > 1e-3
-    assert abs(alone.mean()) < 0.01 and abs(alone.var() - 1) < 0.05
-    codes = jnp.arange(len(NOISES), dtype=jnp.int32)
-    words = tuple(jnp.broadcast_to(w, (len(NOISES), ROWS)) for w in WORDS)
-    together = np.asarray(jax.jit(noise_of)(words, codes, jnp.asarray(True)))[NOISES.index(name)]
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+def test_a_law_is_what_its_name_says(name: str) -> None:
+    drawn = np.asarray(jax.jit(noise_of)(tuple(w[None] for w in WORDS), jnp.asarray([NOISES.index(name)], jnp.int32)), np.float64)[0]
+    assert stats.kstest(drawn, LAWS[name].cdf).pvalue > 1e-3
+    assert abs(drawn.mean()) < 0.01 and abs(drawn.var() - 1) < 0.05
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_a_law_is_the_same_alone_and_beside_all_others(spread: float) -> None:
+    laws, rows = jnp.arange(len(NOISES), dtype=jnp.int32), 1000
+    words = tuple(jnp.broadcast_to(w[:rows], (len(NOISES), 1, rows)) for w in WORDS)
+    signal, _ = normals(words)
+
+    @jax.jit
+    def noisy(laws: Array) -> Array:
+        n = len(laws)
+        at, present = (lambda: (words[0][:n], words[1][:n])), jnp.ones(n, bool)
+        return add_noise(at, laws, signal[:n], jnp.full((n, 1), 0.5), jnp.full(n, spread), present)
+
+    together = np.asarray(noisy(laws))
+    expected = signal + 0.5 * noise_of(words, laws) * uneven(signal, jnp.float32(spread))
+    np.testing.assert_allclose(together, expected, rtol=1e-5, atol=1e-5)
+    for law in range(len(NOISES)):
+        np.testing.assert_allclose(np.asarray(noisy(laws[law : law + 1]))[0], together[law], rtol=1e-5, atol=1e-5)
 
 
 def test_noise_grows_with_the_signal_and_keeps_its_size() -> None:

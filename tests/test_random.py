@@ -131,8 +131,8 @@ def test_exponentials_are_as_accurate_as_they_say() -> None:
     x = np.linspace(-87, 88, 200_001).astype(np.float32)
     error = np.abs(np.asarray(random.exp(x)) / np.exp(x.astype(np.float64)) - 1)
     assert np.max(error / (1 + 0.1 * np.abs(x))) < 1e-6
-    x = x[x <= 0][x[x <= 0] >= -80]
-    assert np.max(np.abs(np.asarray(random.log1p_exp(x)) - np.log1p(np.exp(x.astype(np.float64))))) < 1e-6
+    x = x[x <= 0]
+    assert np.max(np.abs(np.asarray(random.log1p_exp(x)) - np.log1p(np.exp(x.astype(np.float64))))) < 5e-5
 
 
 def test_logarithm_and_sine_are_as_accurate_as_they_say() -> None:

@@ -230,7 +230,7 @@ def test_bad_interventions_are_named() -> None:
 def test_noise_points_are_the_laws() -> None:
     words = jax.random.bits(jax.random.key(0), (2, 1, 1 << 18), jnp.uint32)
     for law, points in enumerate(noise_points()):
-        draws = np.sort(np.asarray(noise_of((words[0], words[1]), jnp.full(1, law, jnp.int32), jnp.asarray(True)))[0])
+        draws = np.sort(np.asarray(noise_of((words[0], words[1]), jnp.full(1, law, jnp.int32)))[0])
         bins = draws.reshape(len(points), -1).mean(axis=1)
         np.testing.assert_allclose(points[8:-8], bins[8:-8], atol=0.03)
         assert abs(points.mean()) < 1e-3
