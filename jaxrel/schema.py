@@ -154,7 +154,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     offset, _ = row_offsets(wished)
     rows = jnp.clip(wished, 0, jnp.maximum(capacity.rows - offset, 0))
     rows_fit = jnp.all(rows == wished)
-    offset = jnp.minimum(offset, capacity.rows - TILE)
+    offset = jnp.where(real, jnp.minimum(offset, capacity.rows - TILE), 0)  # of padding no capacity must show
 
     wished_columns = drawn_sizes["columns"]
     column_count = jnp.where(real, jnp.minimum(wished_columns, columns), 0)

