@@ -182,7 +182,7 @@ def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
     done, tile = context.interventions, context.tile
     at_node = (done.table == tile.table[:, None]) & (done.node == n) & (done.table != NO_TABLE)  # [B, INTERVENTIONS]
 
-    def one(i: int, value: Array) -> Array:
+    def one(i: Array, value: Array) -> Array:
         rows = (tile.rows >= done.first_row[:, i, None]) & (tile.rows < done.past_row[:, i, None])
         named = done.lane[:, i, None]
         lanes = (named == lane[None, :]) | ((named == ALL_LANES) & (lane[None, :] >= 0))
@@ -190,9 +190,7 @@ def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
         return jnp.where(hit, done.scale[:, i, None, None] * value + done.shift[:, i, None, None], value)
 
     def all_of_them(value: Array) -> Array:
-        for i in range(INTERVENTIONS):
-            value = one(i, value)
-        return value
+        return jax.lax.fori_loop(0, INTERVENTIONS, one, value)
 
     return jax.lax.cond(jnp.any(at_node), all_of_them, lambda x: x, value)
 
