@@ -194,7 +194,7 @@ class SCMPrior:
     scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
     combine: Weights = _leaf("weights", names=COMBINES)
     noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
-    label_noise: Array = _leaf("number", 0, 10, default=0.0)  # least scale of the Gumbel noise of a category that a column observes
+    label_noise: Array = _leaf("number", 0, 10, default=0.0)  # least noise of categories that columns observe, in units of their scores
     noises: Weights = _leaf("weights", names=NOISES)
     spread: Range = _leaf("real", 0, 2)  # growth of the logarithm of the noise with the signal
     even: Array = _leaf("number", 0, 1)  # share of nodes where it does not grow

@@ -341,7 +341,9 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     shown |= cuts | {"column_shape": jnp.where(schema.column_binned, cuts["column_shape"], shown["column_shape"])}
     noise = draw_real(node_key, "noise", law.noise, style=style)
     # two categories that follow from one another without noise, or an integer too coarse for its noise, would say the same
-    noise = jnp.where(observed & (classes > 0), jnp.maximum(noise, law.label_noise), noise)
+    is_cut = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(follows & schema.column_binned, mode="drop")
+    floor = jnp.where(observed & (classes > 0), law.label_noise, jnp.where(is_cut, law.label_noise / 3.0, 0.0))  # scores vary by 3
+    noise = jnp.maximum(noise, floor)
     finest = 1.0 / jnp.maximum(jnp.take_along_axis(noise, graph.column_node, axis=1), 1e-2)
     in_units = (schema.column_kind == Kind.INTEGER) & (shown["column_scale"] > 1.0)  # a unit of its own stays
     shown["column_scale"] = jnp.where(in_units, jnp.maximum(shown["column_scale"], finest), shown["column_scale"])
