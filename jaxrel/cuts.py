@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxrel.columns import log_survival
@@ -20,6 +21,7 @@ from jaxrel.types import NO_CUT, SCM, LabelOrder, Schema
 __all__ = ["cut_codes", "cut_key", "permute_codes", "sample_cuts"]
 
 _ROUNDS = 12
+_RAREST = 2e-4  # share of the rarest class that a skewed cut aims at
 _POINTS = 64  # lanes of a column's words: rounds of the permutation from 0, points from here
 
 
@@ -41,10 +43,9 @@ def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, class
     cut = draw_choice(key, "cut", law.cuts, style=style)
     cut = jnp.where(classes > most, CUTS.index("zipf"), cut)
     u = uniform(bits(key, 0, "exponent"))
-    steep = 0.6 + u  # Zipf's exponent; the closed form has none at 1
+    steep = 0.2 + 1.4 * u  # Zipf's exponent; the closed form has none at 1
     steep = jnp.where(jnp.abs(steep - 1.0) < 0.02, 1.02, steep)
-    skewed = jnp.exp(1.2 * (2.0 * u - 1.0))  # of the rank: 0.3…3.3
-    shape = jnp.where(cut == CUTS.index("zipf"), steep, jnp.where(cut == CUTS.index("skewed"), skewed, 1.0))
+    shape = jnp.where(cut == CUTS.index("zipf"), steep, jnp.where(cut == CUTS.index("skewed"), _skew(key, classes), 1.0))
     permuted = chance(bits(key, 0, "permuted"), draw_share(database, "permuted", law.permuted))
     descending = chance(bits(key, 0, "descending"), draw_share(database, "descending", law.descending))
     order = jnp.where(permuted, LabelOrder.PERMUTED, jnp.where(descending, LabelOrder.DESCENDING, jnp.int32(LabelOrder.ASCENDING)))
@@ -53,6 +54,15 @@ def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, class
         "column_order": jnp.where(binned, order, jnp.int32(LabelOrder.ASCENDING)),
         "column_shape": shape,
     }
+
+
+def _skew(key: Array, classes: Array) -> Array:
+    """f32[...]: exponents of the rank by which the first class, or the last one, has a share between `_RAREST` and an even one."""
+    word, side = pair(key, 0, "skew")
+    q = jnp.maximum(classes, 2).astype(jnp.float32)
+    rare = jnp.exp(np.log(_RAREST) - uniform(word) * jnp.log(q * _RAREST))
+    first, last = jnp.log(q) / -jnp.log(rare), jnp.log1p(-1.0 / q) / jnp.log1p(-rare)
+    return jnp.where(side >> 31 == 1, first, last)
 
 
 def permute_codes(key: Array, code: Array, n: Array) -> Array:

@@ -84,7 +84,8 @@ _EDGES = np.where(
 ).astype(np.int32)  # buckets are [edge, next edge)
 _MEANS = (2.0 ** (np.arange(49) / 4 - 3)).astype(np.float32)  # 1/8 … 512; a mean between two is a mixture, one beyond is rescaled
 _VARIANTS = {"geometric": (1.0,), "negative_binomial": (0.5, 2.0, 4.0), "zipf": (0.0,)}  # sizes of the negative binomials; 0: Zipf's
-_EMPIRICAL = NAMES.index("empirical")
+_EMPIRICAL, _FEW = NAMES.index("empirical"), NAMES.index("few")
+_SELDOM = (100, 400, 1600)  # one parent in so many has children at all: a list of all airports, of which few are departed from
 
 
 # The tables below are made of sums in order, products, quotients and square roots alone, which every machine rounds alike.
@@ -169,12 +170,16 @@ def degree_laws(stream: Array, law: LinkPrior, mean: Array) -> tuple[Array, Arra
     a, b = jnp.asarray(_ends())[variant, step], jnp.asarray(_ends())[variant, step + 1]
     ends = jnp.where(a >= b, a - mulhi(a - b, part), a + mulhi(b - a, part))
 
-    empirical = _stretched(jnp.round(law.histogram.weight * 4096).astype(jnp.uint32), mean)
-    return family, jnp.where((family == _EMPIRICAL)[..., None], empirical, ends)
+    seldom = jnp.asarray(_SELDOM, jnp.uint32)[below(bits(stream, 0, "seldom"), len(_SELDOM))][..., None]
+    degree = jnp.arange(law.histogram.weight.shape[0], dtype=jnp.int32)
+    few = jnp.where(degree == 0, seldom - 1, (degree == 1).astype(jnp.uint32))
+    histogram = jnp.where((family == _FEW)[..., None], few, jnp.round(law.histogram.weight * 4096).astype(jnp.uint32))
+    stretched = jnp.vectorize(_stretched, signature="(d),()->(e)")(histogram, mean)
+    return family, jnp.where(((family == _EMPIRICAL) | (family == _FEW))[..., None], stretched, ends)
 
 
 def _stretched(weight: Array, mean: Array) -> Array:
-    """u32[..., DEGREES - 1]: a histogram of degrees 0, 1, … as a degree law of another mean.
+    """u32[DEGREES - 1]: a histogram of degrees 0, 1, …, u32[degrees], as a degree law of another mean, f32[].
 
     The share without children stays; degree d becomes 1 + (d - 1) f … 1 + d f, evenly, f such that the mean comes out: 1 where the
     histogram has that mean itself.
@@ -186,8 +191,8 @@ def _stretched(weight: Array, mean: Array) -> Array:
     own = jnp.sum(degree * weight, dtype=jnp.uint32).astype(jnp.float32) / jnp.maximum(mass[-1] - mass[0], 1).astype(jnp.float32)
     # Both means are of parents that have children. The factor is kept in 2^-8, beyond what rounding moves; from it on, integers.
     stretch = jnp.clip(jnp.maximum(mean / some - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625), 2**-8, 2**16)
-    divisor = jnp.round(stretch * 256).astype(jnp.uint32)[..., None]
-    edge = jnp.expand_dims(jnp.asarray((_EDGES[1:-1] - 1) * 256, jnp.uint32), tuple(range(mean.ndim)))
+    divisor = jnp.round(stretch * 256).astype(jnp.uint32)
+    edge = jnp.asarray((_EDGES[1:-1] - 1) * 256, jnp.uint32)
     at, part = (edge // divisor).astype(jnp.int32), _fraction(edge % divisor, divisor)
     low, high = (ends[jnp.minimum(at + step, weight.shape[0] - 1)] for step in (0, 1))
     return low + mulhi(high - low, part)

@@ -76,16 +76,17 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class _Spec:
-    """What a leaf may hold: a kind ("integer", "real", "share", "number", "weights") and its bounds."""
+    """What a leaf may hold: a kind ("integer", "real", "share", "number", "weights"), its bounds, and what it is where none is given."""
 
     kind: str
     low: float = 0.0
     high: float = 1.0
     names: tuple[str, ...] = ()
+    default: float | None = None
 
 
-def _leaf(kind: str, low: float = 0.0, high: float = 1.0, names: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(metadata={"spec": _Spec(kind, low, high, names)})
+def _leaf(kind: str, low: float = 0.0, high: float = 1.0, names: tuple[str, ...] = (), default: float | None = None) -> Any:
+    return dataclasses.field(metadata={"spec": _Spec(kind, low, high, names, default)})
 
 
 @struct.dataclass
@@ -193,6 +194,7 @@ class SCMPrior:
     scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
     combine: Weights = _leaf("weights", names=COMBINES)
     noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
+    label_noise: Array = _leaf("number", 0, 10, default=0.0)  # least noise of categories that columns observe, in units of their scores
     noises: Weights = _leaf("weights", names=NOISES)
     spread: Range = _leaf("real", 0, 2)  # growth of the logarithm of the noise with the signal
     even: Array = _leaf("number", 0, 1)  # share of nodes where it does not grow
@@ -377,10 +379,11 @@ def _read_section(where: str, cls: Any, data: Any) -> Any:
     for name in data:
         if name not in fields:
             raise ValueError(f"{where}.{name}: unknown key; known are {', '.join(fields)}")
-    for name in fields:
-        if name not in data:
+    specs = {name: field.metadata["spec"] for name, field in fields.items()}
+    for name, spec in specs.items():
+        if name not in data and spec.default is None:
             raise ValueError(f"{where}.{name}: missing key")
-    return cls(**{n: _read_leaf(f"{where}.{n}", data[n], f.metadata["spec"]) for n, f in fields.items()})
+    return cls(**{n: _read_leaf(f"{where}.{n}", data.get(n, spec.default), spec) for n, spec in specs.items()})
 
 
 _SECTIONS = {"layouts": LayoutPrior, "schema": SchemaPrior, "links": LinkPrior, "scm": SCMPrior}

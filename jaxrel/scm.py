@@ -26,6 +26,7 @@ from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
+from jaxrel.registry import CUTS
 from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
 from jaxrel.traits import sample_traits
 from jaxrel.types import (
@@ -330,7 +331,22 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
     shown = sample_columns(column_key, law, schema.column_kind, schema.column_count, _days(schema), style)
     cuts = sample_cuts(column_key, key, law, schema.column_binned, schema.column_classes, prior.schema.classes.high, style)
+    # a lane that follows a category, cut by its width or in halves, would be that category again: it is cut at random points
+    labels = jnp.where(graph.kind == NodeKind.GATHER, classes[jnp.maximum(parent, 0), gathered], classes) > 0
+    for _ in range(4):  # by four steps at most
+        labels = labels | jnp.any(graph.adjacency & labels[:, :, None], axis=1)
+    follows = jnp.take_along_axis(labels, graph.column_node, axis=1)
+    again = follows & ((cuts["column_cut"] == CUTS.index("width")) | (cuts["column_cut"] == CUTS.index("equal")))
+    cuts["column_cut"] = jnp.where(again, jnp.int32(CUTS.index("points")), cuts["column_cut"])
     shown |= cuts | {"column_shape": jnp.where(schema.column_binned, cuts["column_shape"], shown["column_shape"])}
+    noise = draw_real(node_key, "noise", law.noise, style=style)
+    # two categories that follow from one another without noise, or an integer too coarse for its noise, would say the same
+    is_cut = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(follows & schema.column_binned, mode="drop")
+    floor = jnp.where(observed & (classes > 0), law.label_noise, jnp.where(is_cut, law.label_noise / 3.0, 0.0))  # scores vary by 3
+    noise = jnp.maximum(noise, floor)
+    finest = 1.0 / jnp.maximum(jnp.take_along_axis(noise, graph.column_node, axis=1), 1e-2)
+    in_units = (schema.column_kind == Kind.INTEGER) & (shown["column_scale"] > 1.0)  # a unit of its own stays
+    shown["column_scale"] = jnp.where(in_units, jnp.maximum(shown["column_scale"], finest), shown["column_scale"])
     return SCM(
         key=key,
         node_count=graph.count,
@@ -338,7 +354,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         node_width=width,
         node_classes=classes,
         node_combine=draw_choice(node_key, "combine", law.combine, style=style),
-        node_noise=draw_real(node_key, "noise", law.noise, style=style),
+        node_noise=noise,
         node_law=draw_choice(node_key, "noise law", law.noises, style=style),
         node_spread=jnp.where(
             draw_flag(node_key, "even", law.even, style=style), 0.0, draw_real(node_key, "spread", law.spread, style=style)

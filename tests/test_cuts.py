@@ -13,7 +13,7 @@ from sampled import databases, each, keys, small, staged, stages
 from scipy import stats
 
 from jaxrel.columns import to_score
-from jaxrel.cuts import cut_codes, permute_codes
+from jaxrel.cuts import _RAREST, _skew, cut_codes, permute_codes
 from jaxrel.random import bits, named_key, normals, row_pair, uniform
 from jaxrel.registry import CUTS
 from jaxrel.types import NO_CUT, SCORES, Kind, LabelOrder
@@ -155,3 +155,29 @@ def test_sampled_columns_are_cut_in_every_way_and_some_have_many_classes() -> No
         assert (db.scm.column_cut[many] == CUTS.index("zipf")).all()
         most = max(most, int(db.schema.column_classes.max()))
     assert cuts == set(range(len(CUTS))) and orders == set(LabelOrder) and most > 100
+
+
+def test_skewed_cuts_make_one_class_rare() -> None:
+    classes = jnp.tile(jnp.asarray([2, 3, 8], jnp.int32), 4000)
+    exponent = np.asarray(jax.jit(_skew)(named_key(KEY, jnp.arange(12_000, dtype=jnp.int32)), classes), np.float64)
+    q = np.asarray(classes, np.float64)
+    first, last = q ** (-1 / exponent), -np.expm1(np.log1p(-1 / q) / exponent)
+    assert 0.45 < np.mean(exponent < 1) < 0.55  # the first class is rare below 1, the last one above
+    rare = np.where(exponent < 1, first, last)
+    for size in (2, 3, 8):
+        place = np.log(rare[q == size] / _RAREST) / np.log(1 / (size * _RAREST))
+        assert stats.kstest(place, "uniform").pvalue > 1e-3
+
+
+def test_a_lane_that_follows_a_category_is_cut_at_points_or_by_a_law() -> None:
+    """In halves, or by its width, it would be that category again."""
+    follows = 0
+    for db in each(databases("default")):
+        scm = db.scm
+        for t, c in np.argwhere(db.schema.column_binned):
+            node = scm.column_node[t, c]
+            parents = scm.edge_parent[scm.edge_start[t, node] : scm.edge_start[t, node + 1]]
+            if (scm.node_classes[t, parents] > 0).any():
+                assert CUTS[scm.column_cut[t, c]] in ("points", "skewed", "zipf")
+                follows += 1
+    assert follows > 20

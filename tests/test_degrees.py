@@ -14,7 +14,7 @@ from sampled import small
 from scipy import optimize, stats
 from test_links import KEY, RARE, TILES, Link, build, draw
 
-from jaxrel.degrees import _EDGES, _FIRST, _MEANS, _VARIANTS, _ends, child_point, degree_laws, degree_weight, parent_weight
+from jaxrel.degrees import _EDGES, _FIRST, _MEANS, _SELDOM, _VARIANTS, _ends, child_point, degree_laws, degree_weight, parent_weight
 from jaxrel.links import _walk, link_rows
 from jaxrel.prior import Weights
 from jaxrel.random import named_key
@@ -22,6 +22,7 @@ from jaxrel.registry import DEGREES
 from jaxrel.types import NO_ROW, TILE, LinkLaw, Popularity
 
 SIZES = [size for sizes in _VARIANTS.values() for size in sizes]
+MANY = [name for name in DEGREES if name != "few"]  # whose mean many parents share
 HISTOGRAM = np.array([20, 30, 18, 11, 7, 4, 3, 2, 1, 0, 2, 0, 1, 0, 0, 1], float)
 
 
@@ -75,7 +76,7 @@ def test_tables_hold_the_distributions_that_they_are_named_after(mean: float) ->
         np.testing.assert_allclose(_ends()[variant, step] / 2.0**32, expected, atol=2e-4, err_msg=str(size))
 
 
-@pytest.mark.parametrize("name", DEGREES)
+@pytest.mark.parametrize("name", MANY)
 def test_laws_have_the_mean_of_their_table(name: str) -> None:
     means = np.geomspace(1.2 if name == "empirical" else 0.6, 400, 40)  # four parents in five have a child, and so one at least
     for mean, law in zip(means, laws_of(name, means.tolist()), strict=True):
@@ -94,6 +95,19 @@ def test_the_histogram_is_the_law_where_it_has_the_mean_and_stretched_keeps_its_
     for d in range(1, 16):  # the same quantiles, so many times further out
         edge = 1 + d * stretch
         assert np.interp(edge, _EDGES[1:], below(wider)) == pytest.approx(p[: d + 1].sum(), abs=4e-3)  # even inside a bucket
+
+
+def test_few_parents_have_all_the_children() -> None:
+    n, mean = 900, 25.0
+    laws = laws_of("few", [mean] * 60)
+    some = 1 - np.array([below(law)[0] for law in laws])
+    for share in _SELDOM:
+        assert (np.abs(some * share - 1) < 1e-3).any(), share
+    assert all((np.abs(some * np.array(_SELDOM)[:, None] - 1) < 1e-3).any(axis=0))
+    assert mean_of(laws[int(some.argmax())]) == pytest.approx(mean, rel=0.03)  # rarer ones are longer than the buckets
+    degree = jax.jit(jax.vmap(lambda ends: degree_weight(KEY, ends, jnp.int32(n), jnp.arange(n, dtype=jnp.int32))))(jnp.asarray(laws))
+    with_children = (np.asarray(degree) > 0).sum(axis=1)
+    assert with_children.min() >= 1 and with_children.max() < 30 and 1 <= np.median(with_children) < 10
 
 
 def test_degrees_are_drawn_by_their_law() -> None:
@@ -164,7 +178,7 @@ def test_log_normal_popularity_is_log_normal() -> None:
 def _drawn() -> tuple[np.ndarray, list[np.ndarray], int, int]:
     """Links of 20,000 parents to 110,000 children by four laws, and the laws."""
     n, children = 20_000, 110_000
-    laws = [laws_of(name, [children / n])[0] for name in DEGREES]
+    laws = [laws_of(name, [children / n])[0] for name in MANY]
     made = [Link(0, law=LinkLaw.DEGREE, ends=law) for law in laws] + [Link(0, law=LinkLaw.DEGREE, ends=laws[0], null=0.2)]
     return draw((n, children), made, 130), laws, n, children
 
@@ -175,7 +189,7 @@ def test_every_parent_gets_its_degree() -> None:
     rows = jnp.arange(n, dtype=jnp.int32)
     weigh = jax.jit(jax.vmap(lambda s, ends: degree_weight(s, ends, jnp.int32(n), rows)))
     degree = np.asarray(weigh(stream, jnp.asarray(np.stack([*laws, laws[0]])))).astype(np.int64)
-    for k, name in enumerate((*DEGREES, "nullable")):
+    for k, name in enumerate((*MANY, "nullable")):
         counts = np.bincount(drawn[k][drawn[k] != NO_ROW], minlength=n)
         exact_share = degree[k] * children / degree[k].sum()
         assert abs(degree[k].sum() / children - 1) < 0.1, name

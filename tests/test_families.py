@@ -131,7 +131,7 @@ def drawn() -> dict[str, np.ndarray]:
         column = np.arange(schema.column_kind.shape[1]) < schema.column_count[:, None]
         key, itself = schema.fk_parent != NO_TABLE, schema.fk_parent == np.arange(len(schema.fk_parent))[:, None]
         cluster = key & (schema.fk_law == LinkLaw.CLUSTER)
-        add(combine=scm.node_combine[mechanism], noise=scm.node_noise[mechanism], width=scm.node_width[mechanism])
+        add(combine=scm.node_combine[mechanism], noise=scm.node_noise[mechanism & (scm.node_classes == 0)], width=scm.node_width[mechanism])
         add(node_classes=scm.node_classes[mechanism], family=scm.edge_family[edge])
         of_family = {name: scm.edge_family[edge] == FAMILIES.index(name) for name in ("mlp", "tree")}
         add(hidden=scm.edge_hidden[edge][of_family["mlp"]], layers=scm.edge_layers[edge][of_family["mlp"]])

@@ -43,7 +43,11 @@ def test_a_prior_mirrors_its_toml_field_by_field(preset_name: str, preset: Any) 
     data = mapping(preset_name)
     for section in ("layouts", "schema", "links", "scm"):
         prior = getattr(preset.prior, section)
-        assert {f.name for f in dataclasses.fields(prior)} == set(data[section])
+        default = {f.name: f.metadata["spec"].default for f in dataclasses.fields(prior)}
+        assert set(data[section]) <= set(default)
+        assert {name: float(getattr(prior, name)) for name in set(default) - set(data[section])} == {
+            name: value for name, value in default.items() if value is not None and name not in data[section]
+        }
         for name, written in data[section].items():
             value = getattr(prior, name)
             if isinstance(value, Range):
