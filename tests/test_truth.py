@@ -258,7 +258,7 @@ def test_the_oracle_is_calibrated() -> None:
                     hit = p[np.arange(len(p)), y[there].astype(int)]
                     expected, variance = (p**2).sum(1), (p**3).sum(1) - (p**2).sum(1) ** 2
                     kinds[bool(db.scm.node_classes[t, node])] += 1
-                    coded.append((hit - expected).sum() / np.sqrt(variance.sum() + 1e-9))
+                    coded.append((hit - expected).sum() / np.sqrt(max(variance.sum(), 0.0) + 1e-9))
                 elif MARGINALS[int(db.scm.column_marginal[t, c])] in ("identity", "normal", "uniform", "lognormal"):
                     residual = y[there] - oracle.mean[:n][there]
                     if oracle.error > 1e-9 * y[there].var():
