@@ -99,7 +99,7 @@ def _standardise(signal: Array, state: _State, context: _Context, n: Array) -> t
     spread = jnp.sqrt(jnp.sum(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0), axis=-1) / count)
     gathered = (context.nodes["kind"][:, n] == NodeKind.GATHER)[:, None]
     shift = jnp.where(gathered, 0.0, mean)
-    dead = spread <= 1e-5 * (1.0 + jnp.abs(mean))
+    dead = spread <= 1e-5 + 1e-3 * jnp.abs(mean)  # what varies less than that is, for the most part, rounding
     scale = jnp.where(gathered, 1.0, jnp.where(dead, 0.0, 1.0 / jnp.where(dead, 1.0, spread)))
     measures = context.tile.measures[:, None]
     shift = jnp.where(measures, jax.lax.stop_gradient(shift), state.shift[:, n])

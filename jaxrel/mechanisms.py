@@ -33,8 +33,8 @@ __all__ = [
     "tied_weights",
 ]
 
-# Basis, with a = |x|, s = sign x, e = exp(-a), t = tanh(x / 2) / 2, bell = (1 + x² / 32)⁻¹⁶, l = log(1 + a)
-_BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "bell", "sin", "l", "sl", "clip", "winner", "share")
+# Basis, with a = |x|, s = sign x, e = exp(-a), t = tanh(x / 2) / 2, bump = (1 + x² / 32)⁻¹⁶, l = log(1 + a)
+_BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "bump", "sin", "l", "sl", "clip", "winner", "share")
 WINNER, SHARE = (2 + _BASIS.index(name) for name in ("winner", "share"))  # columns of the table
 _LOG2 = float(np.log(2.0))
 
@@ -64,7 +64,7 @@ ACTIVATION_TABLE = np.stack(
             "gelu": _row(scale=1.702, x=0.5 / 1.702, xt=1 / 1.702),  # Hendrycks and Gimpel's sigmoid form
             "sine": _row(sin=1),
             "cosine": _row(shift=np.pi / 2, sin=1),
-            "gaussian": _row(bell=1),  # within 0.02 of exp(-x²/2), and no difference of large numbers in the tails
+            "gaussian": _row(bump=1),  # within 0.02 of exp(-x²/2), and no difference of large numbers in the tails
             "laplace_bump": _row(e=1),
             "hard_sigmoid": _row(scale=0.5, one=0.5, clip=0.5),
             "hard_tanh": _row(clip=1),
@@ -85,8 +85,8 @@ ACTIVATION_TABLE = np.stack(
 )
 
 
-# Classes of activations by what is costly in them: nothing, exponentials, tanh, the bell, sines, logarithms.
-_COSTLY = (("e", "se", "ee"), ("t", "xt"), ("bell",), ("sin",), ("l", "sl"))
+# Classes of activations by what is costly in them: nothing, exponentials, tanh, the bump, sines, logarithms.
+_COSTLY = (("e", "se", "ee"), ("t", "xt"), ("bump",), ("sin",), ("l", "sl"))
 _MIXED = len(_COSTLY)  # all of the basis
 _USES = ACTIVATION_TABLE[:, 2:] != 0
 _NEEDS = np.stack([np.any(_USES[:, [_BASIS.index(name) for name in names]], axis=1) for names in _COSTLY])
@@ -106,7 +106,7 @@ def _half_tanh(x: Array) -> Array:
     return x * (0.24995255 + z * (0.0063577443 + z * 1.0233839e-5)) / (1.0 + z * (0.10862624 + z * 0.00078996388))
 
 
-def _bell_of(x: Array) -> Array:
+def _bump(x: Array) -> Array:
     """(1 + x² / 32)⁻¹⁶."""
     y = 1.0 / (1.0 + jnp.square(x) * (1 / 32))
     return jnp.square(jnp.square(jnp.square(jnp.square(y))))
@@ -136,7 +136,7 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
             a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
             basis = {"one": jnp.ones_like(x), "x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
             e, t, rise = exp(-a), _half_tanh(x), log(1.0 + a)
-            basis |= {"e": e, "se": s * e, "ee": e * e, "t": t, "xt": x * t, "bell": _bell_of(x), "sin": sine(x), "l": rise, "sl": s * rise}
+            basis |= {"e": e, "se": s * e, "ee": e * e, "t": t, "xt": x * t, "bump": _bump(x), "sin": sine(x), "l": rise, "sl": s * rise}
             out = jnp.zeros_like(x)
             for name in names:  # what no activation of the class adds up is dropped by the compiler
                 out = out + rows[:, 2 + _BASIS.index(name), None, None] * basis[name]

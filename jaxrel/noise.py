@@ -69,8 +69,9 @@ def add_noise(
 
     def part(names: tuple[str, ...], even: bool) -> Callable[[Array], Array]:
         def apply(signal: Array) -> Array:
-            noise = deviation[..., None] * noise_of(draw(), law, names)
-            return signal + (noise if even else noise * uneven(signal, spread[:, None, None]))
+            # the factor first: where it is 1, an uneven neighbour in the batch changes no rounding
+            amount = deviation[..., None] if even else deviation[..., None] * uneven(signal, spread[:, None, None])
+            return signal + amount * noise_of(draw(), law, names)
 
         return apply
 

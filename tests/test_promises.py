@@ -44,8 +44,7 @@ def assert_close(a: Database, b: Database) -> None:
         for table in tables(one):
             there = crop(other.values, one.values)[: len(table.values), table.rows]
             kind = one.schema.column_kind[table.index, : len(table.values), None]
-            # rounding, some thousand times as much at the end of a chain of steep mechanisms
-            tolerance = np.where(kind == Kind.NUMERIC, 3e-4 * spread(table.values, table.missing)[:, None], 0.0)
+            tolerance = np.where(kind == Kind.NUMERIC, 1e-4 * spread(table.values, table.missing)[:, None], 0.0)
             wrong += int(np.sum(np.abs(table.values - there) > tolerance))
             cells += table.values.size
     assert wrong <= cells / 10_000, f"{wrong} of {cells} cells differ"
