@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrel
+from jaxrel.times import flat_times
 from jaxrel.types import TILE, LinkLaw, row_offsets
 
 
@@ -31,16 +32,19 @@ def two_tables(parents: int, children: int) -> tuple[jaxrel.Schema, jaxrel.Capac
         has_time=jnp.asarray([False, False]),
         time_start=jnp.zeros(2, jnp.int32),
         time_span=jnp.zeros(2, jnp.int32),
+        **flat_times(2),
         column_count=jnp.zeros(2, jnp.int32),
         column_id=zeros.astype(jnp.uint32),
         column_kind=zeros,
         column_classes=zeros,
         column_null=zeros.astype(jnp.uint32),
+        column_binned=zeros > 0,
         fk_parent=jnp.asarray([[-1], [0]], jnp.int32),
         fk_id=zeros.astype(jnp.uint32),
         fk_null=zeros.astype(jnp.uint32),
         fk_law=jnp.full((2, 1), LinkLaw.CLUSTER, jnp.int32),
         fk_owner=zeros,
+        fk_capacity=zeros,
         fits=jnp.asarray(True),
     )
     capacity = jaxrel.Capacity(2, 1, 1, int(tiles) * TILE, 1, 1, 1, 1, 1, 2)
@@ -63,7 +67,7 @@ def main() -> None:
         uniform=jnp.float32(0),
         levels=dataclasses.replace(prior.links.levels, **fixed),
         clusters=dataclasses.replace(prior.links.clusters, low=jnp.int32(3), high=jnp.int32(3)),
-        popularity=jaxrel.Weights(weight=jnp.asarray([0.0, 1.0], jnp.float32)),
+        popularity=jaxrel.Weights(weight=jnp.asarray([0.0, 1.0, 0.0, 0.0], jnp.float32)),
     )
     prior = dataclasses.replace(prior, links=links)
     program = jax.jit(jaxrel.sample_links, static_argnames="capacity")

@@ -1,12 +1,12 @@
 """jaxrel: synthetic relational databases as pure functions of a PRNG key."""
 
+from jaxrel import interventions as interventions
 from jaxrel import presets as presets
 from jaxrel._version import __version__ as __version__
 from jaxrel.database import sample_database as sample_database
-from jaxrel.kernel import simulate as simulate
-from jaxrel.kernel import simulate_rows as simulate_rows
 from jaxrel.links import link_rows as link_rows
 from jaxrel.links import sample_links as sample_links
+from jaxrel.oracle import column_oracle as column_oracle
 from jaxrel.prior import Prior as Prior
 from jaxrel.prior import Range as Range
 from jaxrel.prior import Weights as Weights
@@ -15,9 +15,13 @@ from jaxrel.prior import check as check
 from jaxrel.random import STREAM_VERSION as STREAM_VERSION
 from jaxrel.schema import sample_schema as sample_schema
 from jaxrel.scm import sample_scm as sample_scm
+from jaxrel.simulation import explain_rows as explain_rows
+from jaxrel.simulation import simulate as simulate
+from jaxrel.simulation import simulate_rows as simulate_rows
 from jaxrel.types import SCM as SCM
 from jaxrel.types import Capacity as Capacity
 from jaxrel.types import Database as Database
+from jaxrel.types import Interventions as Interventions
 from jaxrel.types import Kind as Kind
 from jaxrel.types import Links as Links
 from jaxrel.types import Schema as Schema
@@ -32,6 +36,7 @@ _HOST = {  # imported when first asked for: the device side needs neither pandas
     "validate": "jaxrel.validate",
     "write_plain": "jaxrel.relbench",
     "write_relbench": "jaxrel.relbench",
+    "measure_dependencies": "jaxrel.dependencies",
 }
 
 

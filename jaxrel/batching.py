@@ -63,7 +63,7 @@ def batched(function: Callable[..., Any], derivative: Callable[..., Any] | None 
 
         merged = jax.tree.map(merge, args, tuple(in_batched))
         out = with_axis(*merged)
-        split = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
+        split = jax.tree.map(lambda x: x.reshape(axis_size, x.shape[0] // axis_size, *x.shape[1:]), out)
         return split, jax.tree.map(lambda _: True, split)
 
     @jax.custom_jvp

@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="check written databases", description="Check databases, or folders full of them.")
     validate.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    validate.add_argument(
+        "--dependencies", action="store_true", help="test the data against the causal graph too, and print how strong its edges are"
+    )
     validate.set_defaults(run=_validate)
 
     inspect = commands.add_parser("inspect", help="describe a written database", description="Describe a written database.")
@@ -220,11 +223,17 @@ def _databases_in(folder: Path) -> list[Path]:
 
 def _validate(arguments: argparse.Namespace) -> int:
     folders = [database for folder in arguments.folders for database in _databases_in(folder)]
+    from jaxrel.dependencies import measure_dependencies
     from jaxrel.validate import validate
 
     found = 0
     for folder in folders:
-        for problem in validate(folder):
+        problems: Sequence[str] = validate(folder)
+        if arguments.dependencies and not problems:  # a sound corpus fails with a probability of one in a hundred, however large it is
+            report = measure_dependencies(folder, 0.01 / len(folders))
+            print(f"{folder}: {report}")
+            problems = report.problems
+        for problem in problems:
             found += 1
             print(f"{folder}: {_one_line(problem)}")
     if not found:

@@ -16,19 +16,22 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real
-from jaxrel.random import below, bits, chance, exp, log, row_bits, uniform
+from jaxrel.random import below, bits, chance, exp, log, pair, row_bits, uniform
 from jaxrel.registry import MARGINALS
-from jaxrel.types import SCORES, Kind
+from jaxrel.style import Style
+from jaxrel.types import FIRST_DAY, LAST_DAY, SCORES, Kind
 
-__all__ = ["from_score", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
+__all__ = ["from_score", "in_units", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
 
-_OWN_UNIT = ("count", "price", "bounded")  # their unit means something: no scale, no offset
+_OWN_UNIT = ("count", "price", "bounded", "standard")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
 _PLAIN = MARGINALS.index("identity")
 _P = np.asarray([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in SCORES], np.float32)
 
 
-def sample_columns(key: Array, law: SCMPrior, kind: Array, count: Array) -> dict[str, Array]:
+def sample_columns(
+    key: Array, law: SCMPrior, kind: Array, count: Array, days: tuple[Array, Array], style: Style | None = None
+) -> dict[str, Array]:
     """Sample marginals, their shapes, units, and the drivers of what is missing.
 
     Args:
@@ -36,12 +39,14 @@ def sample_columns(key: Array, law: SCMPrior, kind: Array, count: Array) -> dict
         law: the ``scm`` section.
         kind: i32[T, C], `Kind`.
         count: i32[T], columns of each table.
+        days: i32[] and i32[], first day and days of the database's events.
+        style: of the columns' tables.
 
     Returns:
         The ``column_*`` fields of `jaxrel.types.SCM` except node, lane and knots.
     """
     real = (kind == Kind.NUMERIC) | (kind == Kind.INTEGER)
-    marginal = jnp.where(real, draw_choice(key, "marginal", law.marginals), _PLAIN)
+    marginal = jnp.where(real, draw_choice(key, "marginal", law.marginals, style=style), _PLAIN)
     u = uniform(bits(key, 0, "shape"))
     shape = jnp.zeros_like(u)
     for name, value in (
@@ -54,7 +59,9 @@ def sample_columns(key: Array, law: SCMPrior, kind: Array, count: Array) -> dict
     ):
         shape = jnp.where(marginal == MARGINALS.index(name), value, shape)
 
-    scale = draw_real(key, "scale", law.value_scale)
+    is_date, date = kind == Kind.DATE, _dates(key, days)
+    marginal, shape = jnp.where(is_date, date["marginal"], marginal), jnp.where(is_date, 0.5, shape)
+    scale = draw_real(key, "scale", law.value_scale, style=style)
     scale = jnp.where(kind == Kind.INTEGER, jnp.maximum(scale, 3.0), scale)
     to_offset, shifted = uniform(bits(key, 0, "offset")), bits(key, 1, "offset") >> 31 == 1
     offset = jnp.where(shifted, (2.0 * to_offset - 1.0) * law.value_offset * scale, 0.0)
@@ -67,14 +74,28 @@ def sample_columns(key: Array, law: SCMPrior, kind: Array, count: Array) -> dict
 
     other = below(bits(key, 0, "driver"), count[:, None])
     itself = jnp.broadcast_to(jnp.arange(kind.shape[1], dtype=jnp.int32)[None, :], other.shape)
-    driver = jnp.where(draw_flag(key, "own value", law.missing_by_itself), itself, other)
-    driver = jnp.where(draw_flag(key, "not at random", law.missing_by_value), driver, -1)
+    driver = jnp.where(draw_flag(key, "own value", law.missing_by_itself, style=style), itself, other)
+    driver = jnp.where(draw_flag(key, "not at random", law.missing_by_value, style=style), driver, -1)
     return {
         "column_marginal": marginal,
         "column_shape": shape,
-        "column_scale": jnp.where(own_unit, 1.0, scale),
-        "column_offset": jnp.where(own_unit | from_zero, 0.0, offset),
+        "column_scale": jnp.where(is_date, date["scale"], jnp.where(own_unit, 1.0, scale)),
+        "column_offset": jnp.where(is_date, date["offset"], jnp.where(own_unit | from_zero, 0.0, offset)),
         "column_driver": driver,
+    }
+
+
+def _dates(key: Array, days: tuple[Array, Array]) -> dict[str, Array]:
+    """Marginals, scales and offsets in days of date columns: evenly over the events' span, most of them near its end, or around a year."""
+    first, span = (x.astype(jnp.float32) for x in days)
+    u, v = (uniform(word) for word in pair(key, 0, "date"))
+    law = below(bits(key, 1, "date"), 3)
+    centre, deviation = -10957.0 + 18262.0 * u, 1000.0 + 3000.0 * v  # 1940 … 1989, 3 … 11 years: dates of birth, of foundation
+    fade = span * (0.1 + 0.2 * v)  # days by which their number falls to a third, backwards
+    return {
+        "marginal": jnp.asarray([MARGINALS.index(name) for name in ("uniform", "exponential", "normal")], jnp.int32)[law],
+        "scale": jnp.where(law == 0, span - 1.0, jnp.where(law == 1, -fade, deviation)),
+        "offset": jnp.where(law == 0, first, jnp.where(law == 1, first + span - 1.0, centre)),
     }
 
 
@@ -161,6 +182,13 @@ def from_score(seen: Array, w: Array, marginal: Array, shape: Array) -> Array:
     ):
         out = jnp.where(code == MARGINALS.index(name), value, out)
     return out
+
+
+def in_units(value: Array, kind: Array) -> Array:
+    """Values f32[C, rows] of real columns as their kinds i32[C] hold them: integers and dates are whole, dates inside what files hold."""
+    kind = kind[:, None]
+    value = jnp.where((kind == Kind.INTEGER) | (kind == Kind.DATE), jnp.round(value), value)
+    return jnp.where(kind == Kind.DATE, jnp.clip(value, FIRST_DAY, LAST_DAY), value)
 
 
 def missing_values(key: Array, rows: Array, share: Array, driver: Array, w: Array, any_driver: Array) -> Array:

@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from jaxrel.catalog import Catalog, ColumnWords, TableWords
+from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
-from jaxrel.families import FAMILIES
 from jaxrel.random import named_key
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, NodeKind
+from jaxrel.registry import DEGREES
+from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, LinkLaw
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
     import pandas as pd
 
-__all__ = ["key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
+__all__ = ["key_laws", "key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
 
 _KEY_TYPES = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
 
@@ -83,9 +84,11 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
         catalog: its words; None stands for `Catalog.default`.
 
     Returns:
-        ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (foreign_keys, names).
+        ``"schema"``: nodes are table numbers (attributes name, rows, activity, time), edges parent → child (of their
+        foreign_keys: the names; laws: what `key_laws` says of each).
         ``"scm"``, where the database has one: nodes are ``(table, node)``, as in the arrays (attributes table, kind, classes, width,
-        noise, columns: names of the columns that observe it); edges cause → effect, with family, scale, layers and hidden inside a
+        noise, columns: names of the columns that observe it, and where it shows a trait of a link, trait: the child table and the name
+        of its key); edges cause → effect, with family, scale, layers and hidden inside a
         table, and foreign_key (its slot) and name from a parent table's node to the gather node that reads it.
 
     Raises:
@@ -95,6 +98,7 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
 
     catalog = words_of(db, catalog)
     schema: nx.DiGraph[int] = nx.DiGraph()
+    laws = key_laws(db, catalog)
     fk_parent, row_count = np.asarray(db.schema.fk_parent), np.asarray(db.schema.row_count)
     is_activity, has_time = np.asarray(db.schema.is_activity), np.asarray(db.schema.has_time)
     for t, words in enumerate(catalog.tables):
@@ -102,9 +106,33 @@ def to_networkx(db: Database, catalog: Catalog | None = None) -> dict[str, nx.Di
     for t, words in enumerate(catalog.tables):
         for k, fk in enumerate(words.foreign_keys):
             parent = int(fk_parent[t, k])
-            names = schema.edges[parent, t]["foreign_keys"] if schema.has_edge(parent, t) else ()
-            schema.add_edge(parent, t, foreign_keys=(*names, fk.name))
-    return {"schema": schema} if db.scm is None else {"schema": schema, "scm": _scm_graph(db, catalog)}
+            edge = schema.edges[parent, t] if schema.has_edge(parent, t) else {"foreign_keys": (), "laws": ()}
+            schema.add_edge(parent, t, foreign_keys=(*edge["foreign_keys"], fk.name), laws=(*edge["laws"], laws[t][k]))
+    return {"schema": schema} if db.scm is None else {"schema": schema, "scm": to_digraph(describe_graph(db, catalog), catalog)}
+
+
+def key_laws(db: Database, catalog: Catalog) -> list[list[dict[str, Any]]]:
+    """How each foreign key of each table chooses parent rows, in words.
+
+    Returns:
+        By table and key: ``law``, a name of `LinkLaw`; of a degree law its ``degrees``, a name of `jaxrel.registry.DEGREES`; of a slot law
+        ``most``, children of one parent row, where that is limited, and ``unique``, the keys that are unique together, where they are.
+    """
+    laws, owner, capacity, family = (np.asarray(x) for x in (db.schema.fk_law, db.schema.fk_owner, db.schema.fk_capacity, db.links.degree))
+    out = []
+    for t, words in enumerate(catalog.tables):
+        keys: list[dict[str, Any]] = []
+        for k in range(len(words.foreign_keys)):
+            entry: dict[str, Any] = {"law": LinkLaw(laws[t, k]).name.lower()}
+            if laws[t, k] == LinkLaw.DEGREE:
+                entry["degrees"] = DEGREES[family[t, k]]
+            if laws[t, k] == LinkLaw.SLOT:
+                members = [fk.name for m, fk in enumerate(words.foreign_keys) if laws[t, m] == LinkLaw.SLOT and owner[t, m] == owner[t, k]]
+                entry |= {"most": int(capacity[t, k])} if capacity[t, k] else {}
+                entry |= {"unique": members} if len(members) > 1 or capacity[t, k] == 1 else {}
+            keys.append(entry)
+        out.append(keys)
+    return out
 
 
 def key_text_column(words: TableWords) -> str:
@@ -114,49 +142,6 @@ def key_text_column(words: TableWords) -> str:
     while name in taken:
         name += "_"
     return name
-
-
-def _scm_graph(db: Database, catalog: Catalog) -> nx.DiGraph[tuple[int, int]]:
-    import networkx as nx
-
-    scm = db.scm
-    assert scm is not None
-    graph: nx.DiGraph[tuple[int, int]] = nx.DiGraph()
-    node = {name: np.asarray(getattr(scm, f"node_{name}")) for name in ("count", "kind", "classes", "width", "noise")}
-    edge = {name: np.asarray(getattr(scm, f"edge_{name}")) for name in ("start", "parent", "family", "scale", "layers", "hidden")}
-    column_node, export_node = np.asarray(scm.column_node), np.asarray(scm.export_node)
-    gather_fk, gather_export, fk_parent = np.asarray(scm.gather_fk), np.asarray(scm.gather_export), np.asarray(db.schema.fk_parent)
-    for t, words in enumerate(catalog.tables):
-        observed: dict[int, list[str]] = {}
-        for column, n in zip(words.columns, column_node[t].tolist(), strict=False):
-            observed.setdefault(n, []).append(column.name)
-        for n in range(int(node["count"][t])):
-            graph.add_node(
-                (t, n),
-                table=words.name,
-                kind=NodeKind(node["kind"][t, n]).name.lower(),
-                classes=int(node["classes"][t, n]),
-                width=int(node["width"][t, n]),
-                noise=float(node["noise"][t, n]),
-                columns=tuple(observed.get(n, ())),
-            )
-    for t, words in enumerate(catalog.tables):
-        for n in range(int(node["count"][t])):
-            if node["kind"][t, n] == NodeKind.GATHER:
-                k = int(gather_fk[t, n])
-                parent = int(fk_parent[t, k])
-                cause = (parent, int(export_node[parent, gather_export[t, n]]))
-                graph.add_edge(cause, (t, n), foreign_key=k, name=words.foreign_keys[k].name)
-            for e in range(int(edge["start"][t, n]), int(edge["start"][t, n + 1])):
-                graph.add_edge(
-                    (t, int(edge["parent"][e])),
-                    (t, n),
-                    family=FAMILIES[int(edge["family"][e])],
-                    scale=float(edge["scale"][e]),
-                    layers=int(edge["layers"][e]),
-                    hidden=int(edge["hidden"][e]),
-                )
-    return graph
 
 
 def words_of(db: Database, catalog: Catalog | None) -> Catalog:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jax.typing import ArrayLike
 
-from jaxrel.kernel import simulate
 from jaxrel.links import sample_links
 from jaxrel.prior import Prior
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
+from jaxrel.simulation import simulate
 from jaxrel.types import Capacity, Database
 
 __all__ = ["sample_database"]

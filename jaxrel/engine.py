@@ -30,13 +30,13 @@ from jaxrel import files, presets
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
-from jaxrel.kernel import simulate
 from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior, Weights, capacity_for, check
 from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
+from jaxrel.simulation import simulate
 from jaxrel.types import SCM, Capacity, Database, Links, Schema
 
 __all__ = ["FORMATS", "Report", "Source", "generate"]
@@ -424,9 +424,7 @@ def generate(
             computers = min(cores, len(todo)) if jax.default_backend() == "cpu" else 1  # XLA's own threads add little
             with _Pipeline(todo, compute, write, computers, writers) as pipeline:
                 for rows, cells in pipeline.results(tick):
-                    report = dataclasses.replace(
-                        report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells
-                    )
+                    report = dataclasses.replace(report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells)
                     tick()
     return report
 

@@ -1,8 +1,11 @@
-"""Exogenous nodes: what a table's SCM takes as given, as a function of the row id.
+"""Exogenous nodes: what a table's SCM takes as given, as a function of the row id and of time.
 
-``value(r) = trend · t^power + cycle · sin(2π (phase + t / period)) + noise · Q(ar(r))`` with ``t = (r + ½) / n``; ``ar`` is a stationary
+``value(r) = trend · t^power + cycle · sin(2π (phase + t / period)) + noise · Q(ar(r))``; ``t`` runs from 0 to 1, in a timed table over
+its span, else over its rows; a timed cycle may follow the calendar's day, week or year instead. ``ar`` is a stationary
 AR(1) of unit variance over counter-based normal innovations, cut after 128 steps; ``Q`` maps a normal score to the wished distribution,
 piecewise linear between KNOTS scores. Every family is a choice of these numbers.
+
+A node may show a trait of a link instead (`jaxrel.traits`): then its value is ``Q`` of the trait's normal score.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import SCMPrior, draw_choice, draw_real, draw_share
-from jaxrel.random import log, normals, pair, row_pair, sine_turns, uniform
+from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real, draw_share
+from jaxrel.random import below, bits, log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
+from jaxrel.style import Style
 from jaxrel.tiles import SEGMENT
+from jaxrel.traits import trait_scores
 from jaxrel.types import KNOTS
 
-__all__ = ["exogenous_rows", "sample_exogenous"]
+__all__ = ["exogenous_rows", "sample_exogenous", "trait_rows"]
 
+_CALENDAR = (86_400, 604_800, 31_557_600)  # seconds of a day, a week, a year
 _SCORES = np.linspace(-4.0, 4.0, KNOTS).astype(np.float32)
 _PROBABILITIES = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in _SCORES], np.float32)
 _GRID = 65  # points at which a distribution function is tabulated to be inverted
@@ -64,13 +70,17 @@ def _mixture_knots(key: Array) -> Array:
     return _invert(jnp.broadcast_to(grid, cdf.shape), cdf)
 
 
-def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[str, Array]:
+def sample_exogenous(
+    key: Array, prior: SCMPrior, is_activity: Array, has_time: Array, style: Style | None = None
+) -> dict[str, Array]:
     """Sample the exogenous law of every node (used where the node is exogenous).
 
     Args:
         key: u32[..., 2], one key a node.
         prior: the ``scm`` section.
-        is_activity: bool[...]; trends and cycles belong to activity tables, others get noise alone.
+        is_activity: bool[...]; trends and cycles belong to activity tables and to timed ones, others get noise alone.
+        has_time: bool[...]; cycles of the calendar belong to timed tables.
+        style: of the nodes' tables.
 
     Returns:
         The ``series_*`` fields of `jaxrel.types.SCM` and ``noise_knots``.
@@ -78,11 +88,13 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[st
     Reference:
         Time series of PluRel (arXiv 2602.04029): power-law trend, sine cycle, AR(1) noise.
     """
-    family = draw_choice(key, "exogenous", prior.exogenous)
+    family = draw_choice(key, "exogenous", prior.exogenous, style=style)
     is_series = family == EXOGENOUS.index("series")
-    timed = is_series & is_activity
+    moves = is_series & (is_activity | has_time)
+    calendar = jnp.asarray(_CALENDAR, jnp.int32)[below(bits(key, 0, "calendar"), len(_CALENDAR))]
+    by_calendar = is_series & has_time & draw_flag(key, "by calendar", prior.calendar_cycle)
     to_trend, to_cycle = pair(key, 0, "amplitude")
-    period = jnp.maximum(draw_share(key, "period", prior.period), 1 << 14)  # in 2^-24 of the rows
+    period = jnp.maximum(draw_share(key, "period", prior.period, style=style), 1 << 14)  # in 2^-24 of the span
     scores = jnp.asarray(_SCORES)
     flat = jnp.broadcast_to(scores, (*family.shape, KNOTS))
     even = jnp.broadcast_to(float(np.sqrt(3.0)) * (2.0 * jnp.asarray(_PROBABILITIES) - 1.0), flat.shape)
@@ -90,13 +102,14 @@ def sample_exogenous(key: Array, prior: SCMPrior, is_activity: Array) -> dict[st
     for name, value in (("uniform", even), ("beta", _beta_knots(key)), ("mixture", _mixture_knots(key))):
         knots = jnp.where((family == EXOGENOUS.index(name))[..., None], value, knots)
     return {
-        "series_trend": jnp.where(timed, 2.0 * uniform(to_trend) - 1.0, 0.0),
-        "series_power": draw_real(key, "trend power", prior.trend_power),
-        "series_cycle": jnp.where(timed, 2.0 * uniform(to_cycle) - 1.0, 0.0),
+        "series_trend": jnp.where(moves, 2.0 * uniform(to_trend) - 1.0, 0.0),
+        "series_power": draw_real(key, "trend power", prior.trend_power, style=style),
+        "series_cycle": jnp.where(moves, 2.0 * uniform(to_cycle) - 1.0, 0.0),
         "series_period": period,
         "series_phase": pair(key, 0, "phase")[0],
-        "series_noise": jnp.where(timed, prior.series_noise, jnp.float32(1.0)),
-        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho), 0.0),
+        "series_noise": jnp.where(moves, prior.series_noise, jnp.float32(1.0)),
+        "series_rho": jnp.where(is_series, draw_real(key, "rho", prior.rho, style=style), 0.0),
+        "series_calendar": jnp.where(by_calendar, calendar, 0),
         "noise_knots": knots,
     }
 
@@ -119,14 +132,15 @@ def _autoregress(innovations: Array, rho: Array) -> Array:
     return x[..., SEGMENT:] * jnp.sqrt(1.0 - rho * rho)
 
 
-def exogenous_rows(key: Array, node: dict[str, Array], n: Array, rows: Array, any_memory: Array) -> Array:
+def exogenous_rows(key: Array, node: dict[str, Array], rows: Array, moment: Array, time: Array, any_memory: Array) -> Array:
     """Values of one exogenous node of every database at the rows of a tile.
 
     Args:
         key: u32[B, 2], the nodes' noise streams.
         node: fields of `sample_exogenous`, [B] (knots [B, KNOTS]).
-        n: i32[B], rows of the tables.
         rows: i32[B, TILE], runs of SEGMENT consecutive row ids.
+        moment: f32[B, TILE], their `jaxrel.times.moments`.
+        time: i32[B, TILE], seconds since 1970-01-01 UTC, for cycles of the calendar.
         any_memory: bool[], some database's node is autoregressive.
 
     Returns:
@@ -143,9 +157,27 @@ def exogenous_rows(key: Array, node: dict[str, Array], n: Array, rows: Array, an
 
     z = jax.lax.cond(any_memory, remember, innovations, runs).reshape(rows.shape)
     field = {name: x[:, None] for name, x in node.items() if name != "noise_knots"}
-    t = (rows.astype(jnp.float32) + 0.5) / jnp.maximum(n, 1)[:, None].astype(jnp.float32)
-    trend = jnp.exp(field["series_power"] * log(jnp.clip(t, 1e-6, 1.0)))
-    turns = t * (jnp.float32(2**24) / field["series_period"].astype(jnp.float32))  # the period is in 2^-24 of the rows
+    trend = jnp.exp(field["series_power"] * log(jnp.clip(moment, 1e-6, 1.0)))
+    turns = moment * (jnp.float32(2**24) / field["series_period"].astype(jnp.float32))  # the period is in 2^-24 of the span
+    calendar = jnp.maximum(field["series_calendar"], 1)
+    by_calendar = jnp.remainder(time, calendar).astype(jnp.float32) / calendar.astype(jnp.float32)
+    turns = jnp.where(field["series_calendar"] > 0, by_calendar, turns)
     turns = turns + (field["series_phase"] >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
     smooth = field["series_trend"] * trend + field["series_cycle"] * sine_turns(turns)
     return smooth + field["series_noise"] * jax.vmap(_interpolate)(z, node["noise_knots"])
+
+
+def trait_rows(stream: Array, is_parent: Array, knots: Array, n: Array, rows: Array) -> Array:
+    """Values of one exogenous node of every database that shows a trait, at the rows of a tile.
+
+    Args:
+        stream: u32[B, 2], the streams of the keys.
+        is_parent: bool[B], the rows are of the key's parent table.
+        knots: f32[B, KNOTS], the node's ``noise_knots``.
+        n: i32[B], rows of the tables.
+        rows: i32[B, TILE].
+
+    Returns:
+        f32[B, TILE].
+    """
+    return jax.vmap(_interpolate)(trait_scores(stream, is_parent, rows, n), knots)

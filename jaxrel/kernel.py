@@ -1,5 +1,8 @@
 """The kernel: one interpreter for every SCM. It walks tiles, nodes and edges; all trip counts are the batch's maximum, all write
 indices unbatched. A branch is taken where any database of the batch needs it and its result is selected by data.
+
+Pass 1 computes all that no aggregate feeds, parents first. Then child rows are summed up (`jaxrel.aggregates`), and pass 2 visits
+the tables that hear of them once more, with all their nodes: the same tiles by the same step, another node count.
 """
 
 from __future__ import annotations
@@ -11,35 +14,59 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.aggregates import aggregate_children, as_ordered
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
-from jaxrel.columns import from_score, knots_of, missing_values, to_score
+from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
+from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed, combine_edges, pack_edges
-from jaxrel.exogenous import exogenous_rows
+from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import add_noise
-from jaxrel.random import gumbel, named_key, normals, reduce_key, row_bits, row_pair
-from jaxrel.schema import missing_key, time_rows
-from jaxrel.tiles import SEGMENT, Tile, tile_at, tile_count
-from jaxrel.types import EXPORTS, NO_ROW, SCM, SCORES, TILE, Capacity, Database, Kind, Links, NodeKind, Schema, tiles_of
+from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
+from jaxrel.registry import CUTS
+from jaxrel.schema import missing_key
+from jaxrel.tiles import SEGMENT, Tile, tile_at
+from jaxrel.times import moments, time_rows
+from jaxrel.types import (
+    AGGREGATES,
+    ALL_LANES,
+    CODE_LANE,
+    EXPORTS,
+    INTERVENTIONS,
+    NO_CUT,
+    NO_ROW,
+    NO_TABLE,
+    SCM,
+    SCORES,
+    TILE,
+    Capacity,
+    Interventions,
+    Kind,
+    LabelOrder,
+    Links,
+    NodeKind,
+    Schema,
+)
 
-__all__ = ["Rows", "simulate", "simulate_rows"]
+__all__ = ["State", "class_scores", "no_interventions", "prototype_key", "prototypes", "walk"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
-_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho")), "noise_knots")
-_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
+_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
+_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
 
 
 @struct.dataclass
-class _State:
+class State:
     """What one tile hands to the next."""
 
     exports: Array  # f32[B, EXPORTS, W, R]
+    aggregates: Array  # f32[B, AGGREGATES, W, R]
     lanes: Array  # f32[B, N, W + 1, TILE], the nodes of one tile; what an earlier tile left is written before it is read
+    signals: Array  # f32[B, N, W, TILE] where they are asked for, else f32[B, 0, W, TILE]: nodes before their noise
     shift: Array  # f32[B, N, W], calibration of the table at hand
     scale: Array  # f32[B, N, W]
     knots: Array  # f32[B, C, SCORES]
@@ -49,6 +76,7 @@ class _State:
     values: Array  # f32[B, C, rows]
     missing: Array  # bool[B, C, rows]
     time: Array  # i32[B, rows]
+    told: tuple[Array, ...]  # lanes f32[B, N, W + 1, rows] and signals f32[B, N, W, rows] where they are asked for, else ()
 
 
 @struct.dataclass
@@ -57,10 +85,14 @@ class _Context:
 
     noise_key: Array  # u32[B, N, 2], exogenous noise of each node
     weight_key: Array  # u32[B, N, 2], prototypes of each node
+    link_key: Array  # u32[B, 2], links and the traits that they follow
     tile: Tile
+    time: Array  # i32[B, TILE]
+    moment: Array  # f32[B, TILE]
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
     edges: Packed
+    interventions: Interventions
 
 
 def _at(x: Array, i: Array) -> Array:
@@ -91,7 +123,7 @@ def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: 
     return jax.vmap(one)(schema, context.tile, context.nodes, context.parent_row, exports, lanes)
 
 
-def _standardise(signal: Array, state: _State, context: _Context, n: Array) -> tuple[Array, Array, Array]:
+def _standardise(signal: Array, state: State, context: _Context, n: Array) -> tuple[Array, Array, Array]:
     """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
     real = context.tile.real[:, None, :]
     count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
@@ -107,33 +139,65 @@ def _standardise(signal: Array, state: _State, context: _Context, n: Array) -> t
     return jnp.clip((signal - shift[..., None]) * scale[..., None], -_CLIP, _CLIP), shift, scale
 
 
-def _classify(value: Array, context: _Context, n: Array, capacity: Capacity) -> tuple[Array, Array]:
-    """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE], and its prototype, f32[B, W, TILE]."""
-    W, Q = capacity.width, capacity.classes
-    width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
-    noise_key, prototype_key = context.noise_key[:, n], context.weight_key[:, n]
-    q, w = jnp.arange(Q, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    prototype, _ = normals(row_pair(prototype_key[:, None, None, :], q[None, :, None], w[None, None, :]))
-    prototype = jnp.where((w[None, :] < width[:, None])[:, None, :], prototype, 0.0)
+def prototype_key(key: Array, table_id: Array, node: Array) -> Array:
+    """u32[..., 2]: the stream of a node's prototypes, of the SCM's key."""
+    return named_key(key, "prototype", table_id, node)
+
+
+def prototypes(key: Array, width: Array, capacity: Capacity) -> Array:
+    """f32[B, Q, W]: what each category of a categorical node looks like, of the nodes' keys u32[B, 2] and widths i32[B]."""
+    q, w = jnp.arange(capacity.classes, dtype=jnp.int32), jnp.arange(capacity.width, dtype=jnp.int32)
+    prototype, _ = normals(row_pair(key[:, None, None, :], q[None, :, None], w[None, None, :]))
+    return jnp.where((w[None, :] < width[:, None])[:, None, :], prototype, 0.0)
+
+
+def class_scores(prototype: Array, width: Array, signal: Array) -> Array:
+    """Scores of all categories, f32[B, Q, rows], of prototypes f32[B, Q, W], widths i32[B] and signals f32[B, W, rows].
+
+    With Gumbel noise of scale ``node_noise`` the highest score wins: categories have the probabilities of a softmax of score / scale.
+    """
     sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
-    score = jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], jax.lax.stop_gradient(value))
+    return jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], signal)
+
+
+def _classify(value: Array, prototype: Array, context: _Context, n: Array) -> Array:
+    """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE]."""
+    width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
+    noise_key, scale = context.noise_key[:, n], context.nodes["noise"][:, n, None]
+    score = class_scores(prototype, width, jax.lax.stop_gradient(value))
 
     def challenge(c: Array, best: Array) -> Array:  # one class after another: all at once, XLA computes every score anew for each use
         noise = gumbel(row_bits(noise_key[:, None, :], context.tile.rows, _GUMBEL + c))
-        word = jax.lax.bitcast_convert_type(jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False) + 0.5 * noise, jnp.int32)
-        ordered = word ^ ((word >> 31) & 0x7FFFFFFF)  # integers in the order of the floats; the code in the low bits
+        ordered = as_ordered(jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False) + scale * noise)  # the code in the low bits
         ranked = (ordered & ~_CODES) | (_CODES - c)
         return jnp.where((c < classes)[:, None], jnp.maximum(best, ranked), best)
 
     lowest = jnp.full(value.shape[::2], jnp.iinfo(jnp.int32).min, jnp.int32)
     code = _CODES - (jax.lax.fori_loop(0, jnp.max(classes), challenge, lowest) & _CODES)
-    code = jnp.minimum(code, Q - 1)
-    return code, jnp.einsum("bqw,bqr->bwr", prototype, (code[:, None, :] == q[None, :, None]).astype(jnp.float32))
+    return jnp.minimum(code, prototype.shape[1] - 1)
 
 
-def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
+def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
+    """Lanes f32[B, lanes, TILE] (numbered by ``lane`` i32[lanes]) after the interventions on node ``n`` of the tile's table."""
+    done, tile = context.interventions, context.tile
+    at_node = (done.table == tile.table[:, None]) & (done.node == n) & (done.table != NO_TABLE)  # [B, INTERVENTIONS]
+
+    def one(i: Array, value: Array) -> Array:
+        rows = (tile.rows >= done.first_row[:, i, None]) & (tile.rows < done.past_row[:, i, None])
+        named = done.lane[:, i, None]
+        lanes = (named == lane[None, :]) | ((named == ALL_LANES) & (lane[None, :] >= 0))
+        hit = (at_node[:, i, None] & lanes)[:, :, None] & rows[:, None, :]
+        return jnp.where(hit, done.scale[:, i, None, None] * value + done.shift[:, i, None, None], value)
+
+    def all_of_them(value: Array) -> Array:
+        return jax.lax.fori_loop(0, INTERVENTIONS, one, value)
+
+    return jax.lax.cond(jnp.any(at_node), all_of_them, lambda x: x, value)
+
+
+def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
     """One node of one tile in every database: its lanes, and in lane W the code of a categorical node."""
-    lanes, shift, scale = carry
+    lanes, signals, shift, scale = carry
     W = capacity.width
     kind = context.nodes["kind"][:, n]
     exists = n < context.nodes["count"]
@@ -141,19 +205,37 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
     batch = lanes.shape[0]
     blank = jnp.zeros((batch, W, TILE), jnp.float32)
 
-    row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
-
     def has(code: NodeKind) -> Array:
         return (kind == code) & exists
 
     def exogenous(blank: Array) -> Array:
         series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(context.noise_key[:, n], series, row_count, context.tile.rows, any_memory)
+        value = exogenous_rows(context.noise_key[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
+        shows = (context.nodes["trait_table"][:, n] != NO_TABLE) & has(NodeKind.EXOGENOUS)
+
+        def trait(value: Array) -> Array:
+            child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
+            stream = named_key(context.link_key, _at(schema.table_id, child), _at(_at(schema.fk_id, child), fk))
+            is_parent = shows & (child != context.tile.table)
+            row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
+            shown = trait_rows(stream, is_parent, series["noise_knots"], row_count, context.tile.rows)
+            return jnp.where(shows[:, None], shown, value)
+
+        value = jax.lax.cond(jnp.any(shows), trait, lambda x: x, value)
         return blank.at[:, 0].set(value)
 
     signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
     gathered = jax.lax.cond(jnp.any(has(NodeKind.GATHER)), lambda x: _gather(schema, context, state.exports, lanes, n), lambda x: x, blank)
+
+    def aggregated(_: Array) -> Array:
+        def one(schema: Schema, tile: Tile, first: Array, aggregates: Array) -> Array:
+            at = jnp.clip(schema.row_offset[tile.table] + tile.rows, 0, aggregates.shape[-1] - 1)
+            return aggregates[jnp.clip(n - first, 0, AGGREGATES - 1)][:, at]
+
+        return jax.vmap(one)(schema, context.tile, context.nodes["pass2_start"], state.aggregates)
+
+    summed = jax.lax.cond(jnp.any(has(NodeKind.AGGREGATE)), aggregated, lambda x: x, blank)
 
     def mechanism(_: Array) -> Array:
         start = context.nodes["edge_start"]
@@ -162,10 +244,14 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
 
     computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), mechanism, lambda x: x, blank)
     pick = kind[:, None, None]
-    signal = jnp.where(pick == NodeKind.MECHANISM, computed, jnp.where(pick == NodeKind.GATHER, gathered, signal))
+    for code, value in ((NodeKind.MECHANISM, computed), (NodeKind.GATHER, gathered), (NodeKind.AGGREGATE, summed)):
+        signal = jnp.where(pick == code, value, signal)
 
     in_width = jnp.arange(W, dtype=jnp.int32)[None, :, None] < width[:, None, None]
     value, node_shift, node_scale = _standardise(signal, state, context, n)
+
+    noiseless = jnp.where(in_width & exists[:, None, None], value, 0.0)
+    is_noisy = has(NodeKind.MECHANISM) & (context.nodes["classes"][:, n] == 0)  # a categorical node's noise is in its choice
 
     def noise(value: Array) -> Array:
         def words() -> tuple[Array, Array]:
@@ -173,41 +259,61 @@ def _node(schema: Schema, state: _State, context: _Context, n: Array, carry: Any
             return row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
 
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
-        return add_noise(words, context.nodes["law"][:, n], value, deviation, context.nodes["spread"][:, n], has(NodeKind.MECHANISM))
+        return add_noise(words, context.nodes["law"][:, n], value, deviation, context.nodes["spread"][:, n], is_noisy)
 
-    value = jnp.where(pick == NodeKind.MECHANISM, jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), noise, lambda x: x, value), value)
+    value = jnp.where(is_noisy[:, None, None], jax.lax.cond(jnp.any(is_noisy), noise, lambda x: x, value), value)
     value = jnp.where(in_width & exists[:, None, None], value, 0.0)
 
     classes = jnp.where(exists, context.nodes["classes"][:, n], 0)
-    no_code = jnp.zeros((batch, TILE), jnp.int32)
-    code, prototype = jax.lax.cond(jnp.any(classes > 0), lambda v: _classify(v, context, n, capacity), lambda v: (no_code, v), value)
-    value = jnp.where((classes > 0)[:, None, None], prototype, value)
-    both = jnp.concatenate([value, code.astype(jnp.float32)[:, None]], axis=1)
+
+    def categorical(value: Array) -> tuple[Array, Array]:
+        prototype = prototypes(context.weight_key[:, n], context.nodes["width"][:, n], capacity)
+        code = _classify(value, prototype, context, n)
+        code = _done_to(code.astype(jnp.float32)[:, None], jnp.full(1, CODE_LANE, jnp.int32), context, n)[:, 0]
+        code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])
+        q = jnp.arange(capacity.classes, dtype=jnp.int32)
+        shown = (code[:, None, :] == q.astype(jnp.float32)[None, :, None]).astype(jnp.float32)
+        return code, jnp.where((classes > 0)[:, None, None], jnp.einsum("bqw,bqr->bwr", prototype, shown), value)
+
+    no_code = jnp.zeros((batch, TILE), jnp.float32)
+    code, value = jax.lax.cond(jnp.any(classes > 0), categorical, lambda v: (no_code, v), value)
+    value = _done_to(value, jnp.arange(W, dtype=jnp.int32), context, n)
+    both = jnp.concatenate([value, code[:, None]], axis=1)
     put = jax.lax.dynamic_update_index_in_dim
-    return put(lanes, both, n, 1), put(shift, node_shift, n, 1), put(scale, node_scale, n, 1)
+    if signals.shape[1]:
+        signals = put(signals, noiseless, n, 1)
+    return put(lanes, both, n, 1), signals, put(shift, node_shift, n, 1), put(scale, node_scale, n, 1)
 
 
 def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
-    """The lane that each column of one database's tile observes (of a category its code), f32[C, TILE]."""
-    kind = schema.column_kind[tile.table]
-    labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
-    return lanes[scm.column_node[tile.table], jnp.where(labelled, W, scm.column_lane[tile.table])]
+    """The lane that each column of one database's tile observes (of a category that is not cut, its code), f32[C, TILE]."""
+    kind, cut = schema.column_kind[tile.table], scm.column_cut[tile.table]
+    coded = ((kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)) & (cut == NO_CUT)
+    return lanes[scm.column_node[tile.table], jnp.where(coded, W, scm.column_lane[tile.table])]
+
+
+def _cut(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array) -> Array:
+    """`_seen` with the codes of the columns that are cut."""
+    t, lanes = tile.table, jax.lax.stop_gradient((seen, score))
+    key = cut_key(schema, scm, t)
+    cut, law = scm.column_cut[t], (scm.column_shape[t], scm.column_order[t], schema.column_classes[t])
+    codes = cut_codes(key, *lanes, knots, cut, *law, most_points, any_permuted)
+    return jnp.where((cut != NO_CUT)[:, None], codes, seen)
 
 
 def _observe(
     schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
-) -> tuple[Array, Array, Array]:
-    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE], time i32[TILE]."""
+) -> tuple[Array, Array]:
+    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE]."""
     t = tile.table
     kind = schema.column_kind[t]
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
     shown = jax.lax.cond(any_marginal, lambda: from_score(seen, score, scm.column_marginal[t], scm.column_shape[t]), lambda: seen)
     real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * shown
-    real = jnp.where((kind == Kind.INTEGER)[:, None], jnp.round(real), real)
-    values = jnp.where(labelled[:, None], seen, real)
+    values = jnp.where(labelled[:, None], seen, in_units(real, kind))
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
     missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
-    return jnp.where(missing, 0.0, values), missing, jnp.where(tile.real, time_rows(schema, t, tile.rows), 0)
+    return jnp.where(missing, 0.0, values), missing
 
 
 def _step(
@@ -216,30 +322,39 @@ def _step(
     links: Links,
     scm: SCM,
     edges: Packed,
+    interventions: Interventions,
     capacity: Capacity,
-    state: _State,
+    state: State,
     j: Array,
     out_tile: Array,
+    first_pass: Array,
     loop: Loop,
-) -> _State:
-    """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs."""
+) -> State:
+    """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs.
+
+    In the first pass without the nodes that need aggregates.
+    """
     tile = jax.vmap(tile_at, (0, None))(schema, j)
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
+    time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
-    nodes |= {
-        name: _at(getattr(scm, name), tile.table) for name in (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start")
-    }
-    nodes["count"] = _at(scm.node_count, tile.table)
+    nodes |= {name: _at(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
+    every = _at(scm.node_count, tile.table)
+    nodes["count"] = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     context = _Context(
         noise_key=named_key(key[:, None], table_id[:, None], node),
-        weight_key=named_key(scm.key[:, None], "prototype", table_id[:, None], node),
+        weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
+        link_key=links.key,
         tile=tile,
+        time=time,
+        moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
         edges=edges,
+        interventions=interventions,
     )
     calibrated = scm.calibrated[:, None, None]
     entered = _at(scm.node_shift, tile.table), _at(scm.node_scale, tile.table)
@@ -248,21 +363,27 @@ def _step(
     state = dataclasses.replace(state, shift=known[0], scale=known[1])
 
     node_step = functools.partial(_node, schema, state, context, capacity=capacity, loop=loop)
-    carry = state.lanes, state.shift, state.scale
-    lanes, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
+    carry = state.lanes, state.signals, state.shift, state.scale
+    lanes, signals, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
     own_table = _at(scm.column_marginal, tile.table), _at(scm.column_driver, tile.table)
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
     any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
+    own_cut = jnp.where(in_use, _at(scm.column_cut, tile.table), NO_CUT)
+    any_cut = jnp.any(own_cut != NO_CUT)
     measures = context.tile.measures
     knots = jnp.where(calibrated, _at(scm.column_knots, tile.table), state.knots)
-    ranked = any_marginal | any_driver
+    ranked = any_marginal | any_driver | any_cut
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
+    most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), _at(schema.column_classes, tile.table), 0))
+    any_permuted = jnp.any((own_cut != NO_CUT) & (_at(scm.column_order, tile.table) == LabelOrder.PERMUTED))
+    cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))
+    seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, context.tile, seen, score, knots), lambda: seen)
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
-    values, missing, time = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
+    values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
     own = own[:, :, None, None]
@@ -272,6 +393,7 @@ def _step(
         state,
         exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
         lanes=lanes,
+        signals=signals,
         shift=shift,
         scale=scale,
         knots=knots,
@@ -280,17 +402,20 @@ def _step(
         node_scale=jnp.where(own, scale[:, None], state.node_scale),
         values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
         missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
-        time=update(state.time, jnp.where(tile.is_pilot[:, None], 0, time), (zero, out_tile * TILE)),
+        time=update(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), (zero, out_tile * TILE)),
+        told=tuple(update(out, x, (zero, zero, zero, out_tile * TILE)) for out, x in zip(state.told, (lanes, signals), strict=False)),
     )
 
 
-def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
-    W = capacity.width
-    return _State(
+def _empty(capacity: Capacity, rows: int, scm: SCM, aggregates: Array, tells: bool) -> State:
+    batch, W, N = aggregates.shape[0], capacity.width, capacity.nodes
+    return State(
         exports=jnp.zeros((batch, EXPORTS, W, capacity.rows), jnp.float32),
-        lanes=jnp.zeros((batch, capacity.nodes, W + 1, TILE), jnp.float32),
-        shift=jnp.zeros((batch, capacity.nodes, W), jnp.float32),
-        scale=jnp.ones((batch, capacity.nodes, W), jnp.float32),
+        aggregates=aggregates,
+        lanes=jnp.zeros((batch, N, W + 1, TILE), jnp.float32),
+        signals=jnp.zeros((batch, N if tells else 0, W, TILE), jnp.float32),
+        shift=jnp.zeros((batch, N, W), jnp.float32),
+        scale=jnp.ones((batch, N, W), jnp.float32),
         knots=jnp.zeros((batch, capacity.columns, len(SCORES)), jnp.float32),
         column_knots=scm.column_knots,
         node_shift=scm.node_shift,
@@ -298,108 +423,74 @@ def _empty(batch: int, capacity: Capacity, rows: int, scm: SCM) -> _State:
         values=jnp.zeros((batch, capacity.columns, rows), jnp.float32),
         missing=jnp.ones((batch, capacity.columns, rows), bool),
         time=jnp.zeros((batch, rows), jnp.int32),
+        told=tuple(jnp.zeros((batch, N, lanes, rows), jnp.float32) for lanes in (W + 1, W)) if tells else (),
     )
 
 
 @functools.cache
-def _walk(capacity: Capacity, tiles: int) -> Any:
-    """The kernel over the row axis of a batch of databases.
+def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> Any:
+    """The kernel over the row axis of a batch of databases: all of it in two passes, or a chunk of it in one.
 
-    It computes the tiles before ``prefix`` and then ``count`` tiles from ``first`` on, which are the ones it returns; all three
-    are the batch's maximum, as the loop needs them unbatched.
+    A chunk computes the tiles before ``prefix`` and then ``count`` tiles from ``first`` on, which are the ones it returns; all three are
+    the batch's maximum, as the loop needs them unbatched. Its aggregates are given.
     """
 
-    def walk(key: Array, schema: Schema, links: Links, scm: SCM, prefix: Array, first: Array, count: Array, loop: Loop) -> _State:
+    def run(
+        key: Array,
+        schema: Schema,
+        links: Links,
+        scm: SCM,
+        interventions: Interventions,
+        aggregates: Array,
+        prefix: Array,
+        first: Array,
+        count: Array,
+        loop: Loop,
+    ) -> State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
-        state, edges = _empty(key.shape[0], capacity, tiles * TILE, scm), pack_edges(scm)
-
-        def step(i: Array, state: _State) -> _State:
-            j = jnp.where(i < prefix, i, i - prefix + first)
-            return _step(key, schema, links, scm, edges, capacity, state, j, jnp.maximum(i - prefix, 0), loop)
-
-        return loop(0, prefix + jnp.minimum(count, tiles), capacity.tiles, step, state)
-
-    return batched(functools.partial(walk, loop=quick_loop), functools.partial(walk, loop=fixed_loop))
+        state, edges = _empty(capacity, tiles * TILE, scm, aggregates, tells), pack_edges(scm)
 
 
-@struct.dataclass
-class Rows:
-    """Some rows of one table."""
+        def visit(state: State, j: Array, place: Array, first_pass: Array) -> State:
+            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, loop)
 
-    values: Array  # f32[C, rows]
-    missing: Array  # bool[C, rows]
-    time: Array  # i32[rows]
+        if loop is fixed_loop:
+            visit = jax.checkpoint(visit)  # what the way back needs of a tile is computed anew there, one tile at a time
+        trips = prefix + jnp.minimum(count, tiles)
+        if chunk:
 
+            def one(i: Array, state: State) -> State:
+                j = jnp.where(i < prefix, i, i - prefix + first)
+                return visit(state, j, jnp.maximum(i - prefix, 0), jnp.asarray(False))
 
-def simulate_rows(
-    key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity, table: ArrayLike, first_tile: ArrayLike, tiles: int
-) -> Rows:
-    """Compute some rows of one table alone: bit for bit those of `simulate`.
+            return loop(0, trips, capacity.tiles, one, state)
 
-    The tables that keys can lead to are computed on the way; of the table itself, where it refers to itself, the rows before.
+        hears = scm.aggregate_table[:, :, 0] != NO_TABLE
+        every = jnp.arange(tiles, dtype=jnp.int32)
+        tables = jax.vmap(lambda j: jax.vmap(tile_at, (0, None))(schema, j).table)(every)  # [tiles, B]
+        again = jax.vmap(lambda t: jnp.any(_at(hears, t)))(tables) & (every < trips)
+        order = jnp.argsort(~again, stable=True).astype(jnp.int32)  # tiles of the second pass first
 
-    Args:
-        key: the key that `simulate` was given.
-        schema: one schema.
-        links: its links.
-        scm: its *calibrated* SCM, ``Database.scm``: structural functions never move.
-        capacity: static sizes.
-        table: i32[], which table.
-        first_tile: i32[], first row in tiles of `TILE` rows.
-        tiles: static, how many tiles.
+        def one_pass(p: Array, state: State) -> State:  # both passes are one loop in another: the step is compiled once
+            second = p == 1
 
-    Returns:
-        `Rows` of ``tiles * TILE`` rows; those past the table's last row are padding.
+            def sums(_: Array) -> Array:
+                return aggregate_children(schema, links, scm, state.exports, capacity)
 
-    Raises:
-        ValueError: if a concrete SCM is not calibrated.
-    """
-    if not isinstance(scm.calibrated, jax.core.Tracer) and not bool(scm.calibrated):
-        raise ValueError("scm: not calibrated, so rows cannot be computed alone; take the scm of a simulated Database")
-    table = jnp.asarray(table, jnp.int32)
-    start = schema.row_offset[table] // TILE
-    is_entity = ~schema.is_activity & (jnp.arange(schema.row_count.shape[0], dtype=jnp.int32) < schema.table_count)
-    end = jnp.max(jnp.where(is_entity, schema.row_offset // TILE + tiles_of(schema.row_count), 0))  # referenced tables come first
-    first = start + jnp.asarray(first_tile, jnp.int32)
-    prefix = jnp.where(jnp.any(schema.fk_parent[table] == table), first, jnp.minimum(end, first))
-    noise_key = named_key(reduce_key(key), "simulate")
-    state = _walk(capacity, tiles)(noise_key, schema, links, scm, prefix, first, jnp.int32(tiles))
-    return Rows(values=state.values, missing=state.missing, time=state.time)
+            state = dataclasses.replace(state, aggregates=jax.lax.cond(second, sums, lambda x: x, state.aggregates))
+
+            def one(i: Array, state: State) -> State:
+                j = jnp.where(second, order[i], i)
+                return visit(state, j, j, ~second)
+
+            return loop(0, jnp.where(second, jnp.sum(again, dtype=jnp.int32), trips), capacity.tiles, one, state)
+
+        return loop(0, 1 + jnp.any(hears).astype(jnp.int32), 2, one_pass, state)
+
+    return batched(functools.partial(run, loop=quick_loop), functools.partial(run, loop=fixed_loop))
 
 
-def simulate(key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
-    """Compute every cell of a database.
-
-    Args:
-        key: a PRNG key, typed or raw; it moves exogenous noise only (times belong to the schema, links to the links).
-        schema: one schema.
-        links: its links.
-        scm: its SCM; where not calibrated, each table is calibrated on its pilot, and ``Database.scm`` is the calibrated one.
-        capacity: static sizes.
-
-    Returns:
-        A `Database`.
-
-    Example:
-        >>> import jax, jaxrel
-        >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
-        >>> db = jaxrel.sample_database(key, tiny.prior, tiny.capacity)
-        >>> again = jaxrel.simulate(jax.random.key(1), db.schema, db.links, db.scm, tiny.capacity)
-        >>> bool((again.time == db.time).all()), bool((again.values == db.values).all())
-        (True, False)
-    """
-    noise_key = named_key(reduce_key(key), "simulate")
-    zero = jnp.int32(0)
-    state = _walk(capacity, capacity.tiles)(noise_key, schema, links, scm, zero, zero, tile_count(schema))
-    used = schema.table_count > 0
-    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
-    calibrated = dataclasses.replace(scm, **measured, calibrated=scm.calibrated | used)
-    return Database(
-        schema=schema,
-        links=links,
-        scm=calibrated,
-        values=state.values,
-        missing=state.missing,
-        time=state.time,
-        fits=schema.fits & scm.fits,
-    )
+def no_interventions() -> Interventions:
+    """The empty `Interventions`."""
+    none, zero, real = (jnp.full(INTERVENTIONS, x) for x in (jnp.int32(NO_TABLE), jnp.int32(0), jnp.float32(0)))
+    return Interventions(table=none, node=zero, lane=zero, scale=real, shift=real, first_row=zero, past_row=zero)

@@ -15,10 +15,12 @@ import numpy as np
 from jax import Array
 
 from jaxrel.prior import LayoutPrior, draw_integer, draw_share, rate
-from jaxrel.random import below, bits, chance, named_key, pair, row_bits
+from jaxrel.random import below, bits, chance, named_key, pair, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 
 __all__ = ["SAMPLERS", "sample_dag"]
+
+_MOST_LAYERS = 64  # the prior's bound on depth
 
 Sampler = Callable[[Array, Array, Array, LayoutPrior], Array]
 
@@ -35,9 +37,11 @@ def _upper(n: Array, capacity: int) -> Array:
 
 
 def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
-    """Preferential attachment: node v chooses ``attach`` distinct earlier nodes with probability proportional to their degree.
+    """Preferential attachment: a star of ``attach`` rays; then each node chooses ``attach`` earlier ones in proportion to their degree.
 
-    Reference: Barabási and Albert, Science 286 (1999).
+    Afterwards each sink with several parents loses one of them with probability ``sink_drop``; all but the first node keep a parent.
+
+    Reference: Barabási and Albert, Science 286 (1999); the drop is PluRel's (arXiv 2602.04029).
     """
     most, capacity = 8, words.shape[0]
     attach = jnp.minimum(prior.attach.astype(jnp.int32), most)
@@ -46,45 +50,65 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     luck = bits(key, i[:, None], most + jnp.arange(most, dtype=jnp.int32)[None, :])
 
     def join(degree: Array, v: Array) -> tuple[Array, Array]:
+        in_star = v <= attach
+
         def pick(j: int, picked: Array) -> Array:
-            weight = jnp.where((i < v) & ~picked, jnp.where(v <= attach, 1, degree), 0)
+            weight = jnp.where((i < v) & ~picked, jnp.where(in_star, (i == 0).astype(jnp.int32), degree), 0)
             # a sum of degrees is an integer far below 2^24: exact in floats, in any order
             cumulative = jnp.matmul(weight.astype(jnp.float32), up_to, precision="highest").astype(jnp.int32)
             chosen = jnp.sum(cumulative <= below(luck[v, j], cumulative[-1]), dtype=jnp.int32)
-            return picked | ((i == chosen) & (j < jnp.minimum(attach, v)))
+            return picked | ((i == chosen) & (j < jnp.where(in_star, jnp.minimum(v, 1), attach)))
 
         picked = jax.lax.fori_loop(0, attach, pick, jnp.zeros(capacity, bool))
         joined = jnp.where(i == v, jnp.sum(picked, dtype=jnp.int32), picked.astype(jnp.int32))
         return degree + joined, picked
 
     _, rows = jax.lax.scan(join, jnp.zeros(capacity, jnp.int32), i)
-    return rows.T & _upper(n, capacity)
+    adjacency = rows.T & _upper(n, capacity)
+    parents = jnp.sum(adjacency, axis=0, dtype=jnp.int32)
+    drop = chance(bits(key, i, "drop"), rate(prior.sink_drop)) & ~jnp.any(adjacency, axis=1) & (parents > 1)
+    which = jnp.argmax(jnp.where(adjacency, words.T | 1, jnp.uint32(0)), axis=0).astype(jnp.int32)  # the luckiest of its parents
+    return adjacency & ~((i[:, None] == which[None, :]) & drop[None, :])
 
 
 def erdos_renyi(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
-    """Every pair is an edge with one probability, drawn for the graph. Reference: Erdős and Rényi (1959), G(n, p)."""
-    share = draw_share(key, "probability", prior.probability)
-    return chance(words, share) & _upper(n, words.shape[0])
+    """Every ordered pair is drawn with one probability, drawn for the graph; a pair is an edge if it is drawn in either order.
+
+    Reference: Erdős and Rényi (1959), G(n, p) as a directed graph, made undirected as PluRel (arXiv 2602.04029) does.
+    """
+    drawn = chance(words, draw_share(key, "probability", prior.probability))
+    return (drawn | drawn.T) & _upper(n, words.shape[0])
 
 
 def watts_strogatz(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
-    """A ring in which each node has k neighbours on each side; each edge's far end is rewired with one probability.
+    """A ring in which each node has k neighbours on each side; then each edge's far end moves with one probability.
+
+    Edges move one after another, each to a node that its near end does not yet touch, so that none is lost.
 
     Reference: Watts and Strogatz, Nature 393 (1998).
     """
-    half = draw_integer(key, "neighbours", prior.neighbours)
-    rewire = draw_share(key, "rewire", prior.rewire)
-    capacity = words.shape[0]
-    i = jnp.arange(capacity, dtype=jnp.int32)
+    most, capacity = 8, words.shape[0]  # the prior's bound on neighbours
     ring = jnp.maximum(n, 1)
+    half = jnp.minimum(draw_integer(key, "neighbours", prior.neighbours), ring // 2)
+    rewire = draw_share(key, "rewire", prior.rewire)
+    i, d = jnp.arange(capacity, dtype=jnp.int32), jnp.arange(most, dtype=jnp.int32)
+    far = jnp.where((i < n)[None, :] & (d < half)[:, None], (i[None, :] + 1 + d[:, None]) % ring, -1)  # the far end of edge d of node i
+    moves = chance(bits(key, i[None, :], d[:, None]), rewire) & (far >= 0)
+    turns = jnp.asarray([0, 16, 8, 24, 4, 20, 12, 28], jnp.uint32)
 
-    def ring_edges(d: Array, adjacency: Array) -> Array:
-        word, far = pair(key, i, d)
-        other = (i + 1 + below(far, ring - 1)) % ring
-        target = jnp.where(chance(word, rewire), other, (i + d) % ring)
-        return adjacency | ((target[:, None] == i[None, :]) & (i < n)[:, None] & (d <= half))
+    def move(step: Array, far: Array) -> Array:
+        d, u = step // capacity, step % capacity
+        touched = jnp.any((far == u) | (far[:, u, None] == i[None, :]), axis=0)
+        free = ~touched & (i != u) & (i < n)
+        shift = turns[d]  # the node's words, turned for each of its edges: a hash would cost ten times as much
+        luck = (words[u] << shift) | (words[u] >> ((32 - shift) & 31)) | 1  # the luckiest free node is the new far end
+        target = jnp.argmax(jnp.where(free, luck, jnp.uint32(0))).astype(jnp.int32)
+        new = jnp.where(moves[d, u] & jnp.any(free), target, far[d, u])
+        return jax.lax.dynamic_update_slice(far, new[None, None], (d, u))
 
-    adjacency = jax.lax.fori_loop(1, 9, ring_edges, jnp.zeros((capacity, capacity), bool))  # 8: the prior's bound on neighbours
+    rounds = jnp.clip(prior.neighbours.high.astype(jnp.int32), 0, most)
+    far = jax.lax.fori_loop(0, rounds * capacity, move, far)
+    adjacency = jnp.any(far[:, :, None] == i[None, None, :], axis=0)
     return (adjacency | adjacency.T) & _upper(n, capacity)
 
 
@@ -106,24 +130,25 @@ def reverse_random_tree(key: Array, n: Array, words: Array, prior: LayoutPrior) 
 
 
 def layered(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
-    """Layers of nearly equal size, fully connected one to the next, each edge dropped with one probability.
+    """Layers of random size, fully connected one to the next, each edge dropped with one probability.
 
-    Every node of a later layer keeps at least one parent, every node of an earlier layer at least one child.
+    Every layer has a node, the others fall into layers at random. Every node of a later layer keeps at least one parent, every node of an
+    earlier layer at least one child.
     """
     depth = jnp.minimum(draw_integer(key, "depth", prior.depth), jnp.maximum(n, 1))
     capacity = words.shape[0]
-    i = jnp.arange(capacity, dtype=jnp.int32)
-    layer = i * depth // jnp.maximum(n, 1)
+    i, levels = jnp.arange(capacity, dtype=jnp.int32), jnp.arange(_MOST_LAYERS, dtype=jnp.int32)
+    extra = jnp.where((depth <= i) & (i < n), below(bits(key, i, "layer"), depth), -1)
+    sizes = (levels < depth).astype(jnp.int32) + jnp.sum(extra[:, None] == levels[None, :], axis=0, dtype=jnp.int32)
+    ends = jnp.concatenate([jnp.zeros(2, jnp.int32), running_sum(sizes), n[None], n[None]])  # layer l lies in ends[l + 1]…ends[l + 2]
+    layer = jnp.minimum(jnp.sum(ends[None, 2:-2] <= i[:, None], axis=1, dtype=jnp.int32), _MOST_LAYERS - 1)
+    above_first, first, past, below_past = (ends[layer + k] for k in range(4))
     adjacent = (layer[:, None] + 1 == layer[None, :]) & _upper(n, capacity)
     kept = adjacent & ~chance(words, rate(prior.drop))
-    first, past = -(-layer * n // depth), -(-(layer + 1) * n // depth)  # rows of the node's own layer
-    below_past = -(-(layer + 2) * n // depth)
-    above_first = -(-(layer - 1) * n // depth)
     parent = above_first + below(bits(key, i, "parent"), first - above_first)
     child = past + below(bits(key, i, "child"), below_past - past)
-    needs_parent = ~jnp.any(kept, axis=0)[None, :] & (i[:, None] == parent[None, :])
-    needs_child = ~jnp.any(kept, axis=1)[:, None] & (i[None, :] == child[:, None])
-    return kept | ((needs_parent | needs_child) & adjacent)
+    kept = kept | (adjacent & ~jnp.any(kept, axis=0)[None, :] & (i[:, None] == parent[None, :]))
+    return kept | (adjacent & ~jnp.any(kept, axis=1)[:, None] & (i[None, :] == child[:, None]))
 
 
 def cauchy(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
@@ -145,7 +170,7 @@ assert tuple(SAMPLERS) == LAYOUTS
 
 
 def _connect(key: Array, adjacency: Array, n: Array) -> Array:
-    """Give the lowest node of each later component a random earlier parent."""
+    """Join the components in a chain, in the order of their lowest nodes: a random node of each to a random node of the next."""
     capacity = adjacency.shape[0]
     i = jnp.arange(capacity, dtype=jnp.int32)
     reach = (adjacency | adjacency.T | jnp.eye(capacity, dtype=bool)).astype(jnp.float32)
@@ -153,10 +178,21 @@ def _connect(key: Array, adjacency: Array, n: Array) -> Array:
     def square(_: int, reach: Array) -> Array:
         return (reach @ reach > 0).astype(jnp.float32)
 
-    reach = jax.lax.fori_loop(0, max(1, (capacity - 1).bit_length()), square, reach)
-    lowest = (jnp.argmax(reach > 0, axis=1).astype(jnp.int32) == i) & (i < n) & (i > 0)
-    parent = below(bits(key, i, "connect"), i)
-    return adjacency | (lowest[None, :] & (i[:, None] == parent[None, :]))
+    together = jax.lax.fori_loop(0, max(1, (capacity - 1).bit_length()), square, reach) > 0
+    lowest, size = jnp.argmax(together, axis=1).astype(jnp.int32), jnp.sum(together, axis=1, dtype=jnp.int32)
+    rank = jnp.sum(together & (i[None, :] < i[:, None]), axis=1, dtype=jnp.int32)  # of a node inside its component
+    leads = (lowest == i) & (i < n)
+    before = jnp.max(jnp.where(leads[None, :] & (i[None, :] < i[:, None]), i[None, :], -1), axis=1)  # who leads the component before
+
+    def member(component: Array, word: Array) -> Array:  # a random node of each of some components, by their leaders
+        chosen = below(word, size[jnp.maximum(component, 0)])
+        is_it = (lowest[None, :] == component[:, None]) & (rank[None, :] == chosen[:, None])
+        return jnp.sum(jnp.where(is_it, i[None, :], 0), axis=1, dtype=jnp.int32)
+
+    u, v = member(before, bits(key, i, "from")), member(i, bits(key, i, "to"))
+    joins = leads & (before >= 0)
+    low, high = (joins[:, None] & (end[:, None] == i[None, :]) for end in (jnp.minimum(u, v), jnp.maximum(u, v)))
+    return adjacency | (low.T.astype(jnp.float32) @ high.astype(jnp.float32) > 0)
 
 
 def sample_dag(key: Array, layout: Array, n: Array, capacity: int, prior: LayoutPrior) -> Array:

@@ -20,6 +20,7 @@ from jaxrel.families import SAMPLERS, Drawn
 from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.random import chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS
+from jaxrel.style import Style
 from jaxrel.types import DEEPEST, Capacity, Form
 
 __all__ = [
@@ -280,9 +281,9 @@ def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain
     return jnp.where(kept, _bell(word[:, :H]), 0.0) * scale, bias * _bell(word[:, H])
 
 
-def _edge_scale(key: Array, prior: SCMPrior) -> Array:
+def _edge_scale(key: Array, prior: SCMPrior, style: Style | None) -> Array:
     """The weight of each edge, by one of the laws of `jaxrel.registry.SCALES`."""
-    law = draw_choice(key, "scale law", prior.scales)
+    law = draw_choice(key, "scale law", prior.scales, style=style)
     word, sign = pair(key, 0, "scale")
     u = uniform(word)
     z, _ = normals((word, sign))
@@ -296,28 +297,30 @@ def _edge_scale(key: Array, prior: SCMPrior) -> Array:
     return out
 
 
-def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, Array]:
+def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity, style: Style | None = None) -> dict[str, Array]:
     """Sample the mechanisms of all edges.
 
     Args:
         key: u32[E, 2], one key an edge.
         prior: the ``scm`` section.
         capacity: static sizes.
+        style: of the edges' tables.
 
     Returns:
         The ``edge_*`` fields of `jaxrel.types.SCM` except ``edge_start``, ``edge_parent`` and ``edge_key``, and ``fits`` bool[E].
     """
-    family = draw_choice(key, "family", prior.families)
+    family = draw_choice(key, "family", prior.families, style=style)
     layer = jnp.arange(capacity.layers, dtype=jnp.int32)
-    sizes = draw_integers(key, {"hidden": prior.hidden, "layers": prior.layers, "depth": prior.depth})
+    layers_style = None if style is None else style.of(style.table[..., None])
+    sizes = draw_integers(key, {"hidden": prior.hidden, "layers": prior.layers, "depth": prior.depth}, style=style)
     drawn = Drawn(
         hidden=sizes["hidden"],
         layers=sizes["layers"],
         depth=sizes["depth"],
         form=jnp.full_like(family, Form.DENSE),
-        gain=draw_real(key, "gain", prior.gain),
-        bias=draw_real(key, "bias", prior.bias),
-        activation=draw_choice(key[..., None, :], "activation", prior.activations, layer),
+        gain=draw_real(key, "gain", prior.gain, style=style),
+        bias=draw_real(key, "bias", prior.bias, style=style),
+        activation=draw_choice(key[..., None, :], "activation", prior.activations, layer, layers_style),
     )
     chosen = drawn
     for code, sampler in enumerate(SAMPLERS.values()):
@@ -327,10 +330,10 @@ def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity) -> dict[str, A
     fits = (chosen["hidden"] <= capacity.hidden) & (chosen["layers"] <= capacity.layers)
     return {
         "edge_family": family,
-        "edge_scale": _edge_scale(key, prior),
+        "edge_scale": _edge_scale(key, prior, style),
         "edge_gain": chosen["gain"],
         "edge_bias": chosen["bias"],
-        "edge_density": draw_share(key, "density", prior.density),
+        "edge_density": draw_share(key, "density", prior.density, style=style),
         "edge_hidden": jnp.clip(chosen["hidden"], 1, capacity.hidden),
         "edge_layers": jnp.clip(chosen["layers"], 1, capacity.layers),
         "edge_form": chosen["form"],

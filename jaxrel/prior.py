@@ -18,8 +18,22 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.families import FAMILIES
 from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
-from jaxrel.registry import ACTIVATIONS, COMBINES, EXOGENOUS, KINDS, LAYOUTS, MARGINALS, NOISES, POPULARITIES, SCALES
-from jaxrel.types import CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+from jaxrel.registry import (
+    ACTIVATIONS,
+    AGGREGATE_LAWS,
+    COMBINES,
+    CUTS,
+    DEGREES,
+    EXOGENOUS,
+    KINDS,
+    LAYOUTS,
+    MARGINALS,
+    NOISES,
+    POPULARITIES,
+    SCALES,
+)
+from jaxrel.style import Style
+from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
 
 __all__ = [
     "LayoutPrior",
@@ -62,16 +76,17 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class _Spec:
-    """What a leaf may hold: a kind ("integer", "real", "share", "number", "weights") and its bounds."""
+    """What a leaf may hold: a kind ("integer", "real", "share", "number", "weights"), its bounds, and what it is where none is given."""
 
     kind: str
     low: float = 0.0
     high: float = 1.0
     names: tuple[str, ...] = ()
+    default: float | None = None
 
 
-def _leaf(kind: str, low: float = 0.0, high: float = 1.0, names: tuple[str, ...] = ()) -> Any:
-    return dataclasses.field(metadata={"spec": _Spec(kind, low, high, names)})
+def _leaf(kind: str, low: float = 0.0, high: float = 1.0, names: tuple[str, ...] = (), default: float | None = None) -> Any:
+    return dataclasses.field(metadata={"spec": _Spec(kind, low, high, names, default)})
 
 
 @struct.dataclass
@@ -79,11 +94,12 @@ class LayoutPrior:
     """Parameters of the random DAGs, for schemas and for SCMs."""
 
     attach: Array = _leaf("number", 1, 8)  # Barabási–Albert: edges of a new node
-    probability: Range = _leaf("share")  # Erdős–Rényi: share of edges
+    probability: Range = _leaf("share")  # Erdős–Rényi: share of ordered pairs; either order makes an edge
     neighbours: Range = _leaf("integer", 1, 8)  # Watts–Strogatz: neighbours on each side
     rewire: Range = _leaf("share")  # Watts–Strogatz
     depth: Range = _leaf("integer", 2, 64)  # layered
     drop: Array = _leaf("number", 0, 1)  # layered: share of layer-to-layer edges left out
+    sink_drop: Array = _leaf("number", 0, 1)  # Barabási–Albert: a sink with several parents loses one
 
 
 @struct.dataclass
@@ -92,7 +108,6 @@ class SchemaPrior:
 
     tables: Range = _leaf("integer", 1, 1024)
     layouts: Weights = _leaf("weights", names=LAYOUTS)
-    sink_drop: Array = _leaf("number", 0, 1)  # Barabási–Albert: a sink with several parents loses one
     double_key: Array = _leaf("number", 0, 1)  # a table has a second key to one of its parents
     self_reference: Array = _leaf("number", 0, 1)
     nullable_key: Array = _leaf("number", 0, 1)
@@ -106,6 +121,25 @@ class SchemaPrior:
     missing: Range = _leaf("share")  # share of missing values in such a column
     days: Range = _leaf("integer", -20000, 24000)  # days since 1970-01-01 between which the span of the events lies
     least_days: Array = _leaf("number", 30, 3650)
+    one_to_one: Array = _leaf("number", 0, 1)  # a referenced table with parents has no two rows of one parent row
+    junction: Array = _leaf("number", 0, 1)  # a table with two parents has no two rows of one pair of parent rows
+    degree_key: Array = _leaf("number", 0, 1)  # share of the other keys that follow a degree law
+    capped_key: Array = _leaf("number", 0, 1)  # share of those left whose parent rows have a most number of children
+    occupancy: Range = _leaf("share", 0.01, 1)  # share of the places under that number that are taken
+    timed_entity: Array = _leaf("number", 0, 1)  # share of referenced tables whose rows come into being over time, and all their children
+    founders: Range = _leaf("share")  # share of such a table's rows that exist at its start
+    late: Range = _leaf("share")  # share of the span after which such a table starts
+    trend: Range = _leaf("share")  # the intensity of events goes from 1 - trend to 1 + trend, or back
+    season: Range = _leaf("share")  # and swings by so much over a year
+    bursts: Range = _leaf("integer", 0, BURSTS)  # and jumps so many times
+    burst_height: Range = _leaf("integer", 0, 16)  # by so many times itself, halved every 256th of the span
+    calendar: Array = _leaf("number", 0, 1)  # share of timed tables with quiet hours and days
+    calendar_depth: Range = _leaf("share")  # how quiet: 1 as in typical weeks, 0 not at all
+    style: Array = _leaf("number", 0, 1)  # how much tables and databases differ in style (`jaxrel.style`)
+    binned: Array = _leaf("number", 0, 1)  # share of categorical and boolean columns that are real lanes cut into classes
+    binned_database: Array = _leaf("number", 0, 1)  # share of databases in which all of them are
+    many: Array = _leaf("number", 0, 1)  # share of categorical columns with many classes, by a Zipf law
+    many_classes: Range = _leaf("integer", 2, 4096)
 
 
 @struct.dataclass
@@ -121,6 +155,15 @@ class LinkPrior:
     popularity: Weights = _leaf("weights", names=POPULARITIES)
     inactive: Range = _leaf("share", 0, 0.99)
     roots: Range = _leaf("share")  # self-references: share of rows without a parent
+    agree: Array = _leaf("number", 0, 1)  # share of clustered keys that follow the first one of their table
+    homophily: Array = _leaf("number", 0, 1)  # share of keys by which like links to like; keys to tables without time only
+    strength: Range = _leaf("share", -1, 1)  # their rank correlation
+    degrees: Weights = _leaf("weights", names=DEGREES)
+    histogram: Weights = _leaf("weights", names=tuple(str(d) for d in range(16)))  # the empirical degree law: weight of each degree
+    delayed: Array = _leaf("number", 0, 1)  # share of keys to timed parents whose rows come some time after their parent
+    delay: Range = _leaf("integer", 1, 1 << 27)  # mean of the least time between, in seconds
+    recent: Array = _leaf("number", 0, 1)  # share of keys to timed parents that choose among the latest ones only
+    window: Range = _leaf("share")  # the latest share that they choose among
 
 
 @struct.dataclass
@@ -136,7 +179,7 @@ class SCMPrior:
     categorical: Array = _leaf("number", 0, 1)  # share of categorical nodes among those that no column observes
     exogenous: Weights = _leaf("weights", names=EXOGENOUS)
     trend_power: Range = _leaf("real", 0, 8)
-    period: Range = _leaf("share")  # cycle length as a share of the rows
+    period: Range = _leaf("share")  # cycle length as a share of the table's span or rows
     rho: Range = _leaf("real", 0, 0.95)
     series_noise: Array = _leaf("number", 0, 100)  # noise of a time series on an activity table, beside trend and cycle of ±1
     families: Weights = _leaf("weights", names=FAMILIES)
@@ -151,6 +194,7 @@ class SCMPrior:
     scales: Weights = _leaf("weights", names=SCALES)  # law of the edge weights
     combine: Weights = _leaf("weights", names=COMBINES)
     noise: Range = _leaf("real", 0, 100)  # standard deviation in units of the signal
+    label_noise: Array = _leaf("number", 0, 10, default=0.0)  # least noise of categories that columns observe, in units of their scores
     noises: Weights = _leaf("weights", names=NOISES)
     spread: Range = _leaf("real", 0, 2)  # growth of the logarithm of the noise with the signal
     even: Array = _leaf("number", 0, 1)  # share of nodes where it does not grow
@@ -163,6 +207,16 @@ class SCMPrior:
     missing_by_itself: Array = _leaf("number", 0, 1)  # share of those where it is the missing value itself
     value_scale: Range = _leaf("real", 1e-6, 1e6)  # unit of a real column
     value_offset: Array = _leaf("number", 0, 1e3)  # half of the real columns are shifted by up to so many units, either way
+    aggregates: Range = _leaf("integer", 0, AGGREGATES)  # nodes that sum up child rows, of a table with children that have no time
+    aggregate_laws: Weights = _leaf("weights", names=AGGREGATE_LAWS)
+    recency: Array = _leaf("number", 0, 1)  # share of aggregates to which later children count for more
+    decay: Range = _leaf("real", 0, 20)  # e-foldings of that, from the first child row to the last
+    trait: Array = _leaf("number", 0, 1)  # share of homophilous keys whose traits are exogenous nodes of their two tables
+    calendar_cycle: Array = _leaf("number", 0, 1)  # share of the time series of timed tables that repeat by day, week or year
+    style: Array = _leaf("number", 0, 1)  # how much tables and databases differ in style
+    cuts: Weights = _leaf("weights", names=CUTS)  # of binned columns
+    permuted: Range = _leaf("share")  # of a database: share of binned columns whose classes are in no order
+    descending: Range = _leaf("share")  # and, among the others, of those that descend
 
 
 @struct.dataclass
@@ -187,13 +241,14 @@ def _power(x: Array, power: Array) -> Array:
     return out
 
 
-def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> dict[str, Array]:
+def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
     """Draw several integers with mass proportional to ``n ** -power`` (exact up to 64 values, in 64 geometric buckets beyond).
 
     Args:
         key: u32[..., 2].
         laws: integer ranges by the name of the draw; a power is rounded to a multiple of 1/2 in 0…4.
         i: i32[...], number of the draw.
+        style: of the draws' tables.
 
     Returns:
         By name, i32[...].
@@ -220,6 +275,8 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     cumulative = running_sum(weight)  # [law, bucket]
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
+    if style is not None:
+        word = jnp.stack([style.near(n, word[..., m]) for m, n in enumerate(names)], axis=-1)
     target = mulhi(word, cumulative[:, -1])[..., None]
     bucket = jnp.sum(jnp.expand_dims(cumulative, tuple(range(word.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
     law = jnp.broadcast_to(jnp.arange(len(names), dtype=jnp.int32), bucket.shape)
@@ -227,14 +284,19 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0) -> di
     return {n: value[..., m] for m, n in enumerate(names)}
 
 
-def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """One draw of `draw_integers`, i32[...]."""
-    return draw_integers(key, {name: law}, i)[name]
+    return draw_integers(key, {name: law}, i, style)[name]
 
 
-def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def _word(key: Array, name: str, i: ArrayLike, style: Style | None) -> Array:
+    word = bits(key, i, name)
+    return word if style is None else style.near(name, word)
+
+
+def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw f32[...] reals with density proportional to ``x ** -power``; for amplitudes, never for structure."""
-    u = uniform(bits(key, i, name))
+    u = uniform(_word(key, name, i, style))
     low, high = law.low, jnp.maximum(law.high, law.low)
     q = 1.0 - law.power
     flat = jnp.abs(q) < 1e-3
@@ -246,16 +308,18 @@ def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
     return jnp.where(law.power == 0, low + u * (high - low), jnp.clip(curved, low, high))
 
 
-def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0) -> Array:
+def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw u32[...] shares in units of 2^-24, uniform between low and high."""
     low, high = (jnp.round(x * jnp.float32(2**24)).astype(jnp.uint32) for x in (law.low, law.high))
-    return low + mulhi(bits(key, i, name), jnp.maximum(high, low) - low + 1)
+    return low + mulhi(_word(key, name, i, style), jnp.maximum(high, low) - low + 1)
 
 
-def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0) -> Array:
+def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
     cumulative = running_sum(jnp.round(law.weight * 4096).astype(jnp.uint32))
-    target = mulhi(bits(key, i, name), cumulative[-1])[..., None]
+    word, second = pair(key, i, name)
+    word = word if style is None else style.among(name, word, second)
+    target = mulhi(word, cumulative[-1])[..., None]
     return jnp.sum(jnp.expand_dims(cumulative, tuple(range(target.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
 
 
@@ -264,9 +328,9 @@ def rate(share: Array) -> Array:
     return jnp.round(share * jnp.float32(2**24)).astype(jnp.uint32)
 
 
-def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0) -> Array:
+def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """bool[...], true with probability ``share``."""
-    return chance(bits(key, i, name), rate(share))
+    return chance(_word(key, name, i, style), rate(share))
 
 
 # ---------------------------------------------------------------- host: reading and checking
@@ -315,10 +379,11 @@ def _read_section(where: str, cls: Any, data: Any) -> Any:
     for name in data:
         if name not in fields:
             raise ValueError(f"{where}.{name}: unknown key; known are {', '.join(fields)}")
-    for name in fields:
-        if name not in data:
+    specs = {name: field.metadata["spec"] for name, field in fields.items()}
+    for name, spec in specs.items():
+        if name not in data and spec.default is None:
             raise ValueError(f"{where}.{name}: missing key")
-    return cls(**{n: _read_leaf(f"{where}.{n}", data[n], f.metadata["spec"]) for n, f in fields.items()})
+    return cls(**{n: _read_leaf(f"{where}.{n}", data.get(n, spec.default), spec) for n, spec in specs.items()})
 
 
 _SECTIONS = {"layouts": LayoutPrior, "schema": SchemaPrior, "links": LinkPrior, "scm": SCMPrior}
@@ -349,7 +414,7 @@ def _most_nodes(prior: Prior, columns: int) -> int:
 
 def _most(prior: Prior, columns: int, keys: int) -> tuple[int, int]:
     """Most nodes and edges of one table with so many columns and keys."""
-    nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high)
+    nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high) + int(prior.scm.aggregates.high)
     summary = int(float(prior.scm.summary) > 0)
     return nodes + gathers + summary, nodes * (nodes - 1) // 2 + nodes + gathers * nodes + summary * columns
 
@@ -423,7 +488,7 @@ def capacity_for(schema: Schema, prior: Prior) -> Capacity:
         width=int(scm.width.high),
         hidden=max(int(scm.hidden.high), 2 ** int(scm.depth.high)),
         layers=int(scm.layers.high),
-        classes=max(int(np.max(np.asarray(schema.column_classes))), int(prior.schema.classes.high), 2),
+        classes=max(int(np.max(np.where(schema.column_binned, 0, schema.column_classes))), int(prior.schema.classes.high), 2),
     )
 
 
@@ -436,5 +501,3 @@ def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
         offsets.append(tile * 1024)
         tile += tiles
     return np.asarray(offsets), tile
-
-

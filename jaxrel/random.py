@@ -29,6 +29,7 @@ __all__ = [
     "exp",
     "gumbel",
     "index_permutation",
+    "inverse_permutation",
     "log",
     "log1p_exp",
     "mulhi",
@@ -281,6 +282,16 @@ def index_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
     Reference:
         Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002 (cycle walking).
     """
+    return _permute(key, i, n, False)
+
+
+def inverse_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
+    """The index whose image is ``i``, i32[...]: `index_permutation` backwards, along the same cycles. Arguments as there."""
+    return _permute(key, i, n, True)
+
+
+def _permute(key: Array, i: ArrayLike, n: ArrayLike, backwards: bool) -> Array:
+    """The Feistel network of `index_permutation`, or its inverse: the same rounds from the last to the first, sides exchanged."""
     n = jnp.maximum(jnp.asarray(n).astype(jnp.uint32), 1)
     i = jnp.minimum(jnp.asarray(i).astype(jnp.uint32), n - 1)
     shape = jnp.broadcast_shapes(key.shape[:-1], i.shape, n.shape)
@@ -288,19 +299,21 @@ def index_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
     half = (33 - jax.lax.clz(n - 1)) >> 1  # half of the bits of n - 1, rounded up
     mask = (jnp.uint32(1) << half) - 1
 
-    def encrypt(x: Array) -> Array:
+    def through(x: Array) -> Array:
         def swap(r: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = sides
-            word, _ = _small(key[..., 0], key[..., 1], right, jnp.full_like(right, 0) + jnp.asarray(r, jnp.uint32))
+            number = jnp.asarray(5 - r if backwards else r, jnp.uint32)
+            word, _ = threefry2x32(key[..., 0], key[..., 1], right, number)
             return right, (left ^ word) & mask
 
-        left, right = jax.lax.fori_loop(0, 6, swap, (x >> half, x & mask))
-        return (left << half) | right
+        high, low = x >> half, x & mask
+        left, right = jax.lax.fori_loop(0, 6, swap, (low, high) if backwards else (high, low))
+        return (right << half) | left if backwards else (left << half) | right
 
     # a first round for all, then again for those outside; on one bit of width 0 everything maps to 0
     def walk(state: tuple[Array, Array]) -> tuple[Array, Array]:
         x, inside = state
-        x = jnp.where(inside, x, encrypt(x))
+        x = jnp.where(inside, x, through(x))
         return x, x < n
 
     x, _ = jax.lax.while_loop(lambda s: ~jnp.all(s[1]), walk, (i, half == 0))

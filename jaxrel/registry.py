@@ -4,13 +4,28 @@ A layout's sampler stands under its name in `jaxrel.layouts`, which asserts that
 `jaxrel.families`.
 """
 
-from jaxrel.types import Combine, Kind, Popularity
+from jaxrel.types import Aggregate, Combine, Kind, Popularity
 
-__all__ = ["ACTIVATIONS", "COMBINES", "EXOGENOUS", "KINDS", "LAYOUTS", "MARGINALS", "NOISES", "POPULARITIES", "SCALES"]
+__all__ = [
+    "ACTIVATIONS",
+    "AGGREGATE_LAWS",
+    "COMBINES",
+    "CUTS",
+    "DEGREES",
+    "EXOGENOUS",
+    "KINDS",
+    "LAYOUTS",
+    "MARGINALS",
+    "NOISES",
+    "POPULARITIES",
+    "SCALES",
+]
 
 LAYOUTS = ("barabasi_albert", "erdos_renyi", "watts_strogatz", "random_tree", "reverse_random_tree", "layered", "cauchy")
-KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN))
+KINDS = tuple(k.name.lower() for k in (Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN, Kind.DATE))
 POPULARITIES = tuple(p.name.lower() for p in Popularity)
+AGGREGATE_LAWS = tuple(a.name.lower() for a in Aggregate)
+DEGREES = ("geometric", "negative_binomial", "zipf", "empirical", "few")
 COMBINES = tuple(c.name.lower() for c in Combine)
 EXOGENOUS = ("series", "normal", "uniform", "beta", "mixture")
 SCALES = ("one", "normal", "lognormal", "cauchy", "uniform")
@@ -28,7 +43,9 @@ MARGINALS = (
     "price",
     "signed_log",
     "signed_sqrt",
+    "standard",
 )
+CUTS = ("equal", "skewed", "zipf", "width", "points")
 ACTIVATIONS = (
     "identity",
     "relu",

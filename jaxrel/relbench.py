@@ -15,10 +15,10 @@ import yaml
 
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog, TableWords
-from jaxrel.convert import key_text_column, to_arrow, words_of
+from jaxrel.causal import describe_graph
+from jaxrel.convert import key_laws, key_text_column, to_arrow, words_of
 from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
-from jaxrel.families import FAMILIES
 from jaxrel.files import atomic_folder, write_digest
 from jaxrel.random import STREAM_VERSION
 from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
@@ -253,12 +253,12 @@ def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], 
         "jaxrel": __version__,
         "stream_version": STREAM_VERSION,
         "schema_key": np.asarray(db.schema.key).tolist(),
-        "tables": {words.name: _table_entry(words, catalog, tables[words.name]) for words in catalog.tables},
-        "causal_graph": None if db.scm is None else _causal_graph(db, catalog),
+        "tables": {w.name: _table_entry(w, of, tables[w.name]) for w, of in zip(catalog.tables, key_laws(db, catalog), strict=True)},
+        "causal_graph": None if db.scm is None else describe_graph(db, catalog),
     }
 
 
-def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[str, Any]:
+def _table_entry(words: TableWords, laws: list[dict[str, Any]], table: pa.Table) -> dict[str, Any]:
     columns = {}
     for column in words.columns:
         entry = columns[column.name] = {"kind": Kind(column.kind).name.lower(), "nullable": column.nullable}
@@ -271,35 +271,8 @@ def _table_entry(words: TableWords, catalog: Catalog, table: pa.Table) -> dict[s
         "columns": table.column_names,
         "primary_key": words.primary_key,
         "time_column": words.time_column,
-        "foreign_keys": {fk.name: {"parent": fk.parent, "nullable": fk.nullable} for fk in words.foreign_keys},
+        "foreign_keys": {
+            fk.name: {"parent": fk.parent, "nullable": fk.nullable, **law} for fk, law in zip(words.foreign_keys, laws, strict=True)
+        },
         "features": columns,
     }
-
-
-def _causal_graph(db: Database, catalog: Catalog) -> dict[str, Any]:
-    """Per table: kind and number of categories of each node, edges [cause, effect, family], gathers, and each column's node."""
-    scm = db.scm
-    assert scm is not None
-    kinds, classes, count = (np.asarray(x) for x in (scm.node_kind, scm.node_classes, scm.node_count))
-    start, cause, family = (np.asarray(x) for x in (scm.edge_start, scm.edge_parent, scm.edge_family))
-    column_node, column_lane, export = (np.asarray(x) for x in (scm.column_node, scm.column_lane, scm.export_node))
-    gather_fk, gather_export, fk_parent = (np.asarray(x) for x in (scm.gather_fk, scm.gather_export, db.schema.fk_parent))
-    graph = {}
-    for t, words in enumerate(catalog.tables):
-        n = int(count[t])
-        gathers = []
-        for x in np.flatnonzero(kinds[t, :n] == NodeKind.GATHER).tolist():
-            k = int(gather_fk[t, x])
-            parent = int(fk_parent[t, k])
-            fk, node = words.foreign_keys[k], int(export[parent, gather_export[t, x]])
-            gathers.append({"node": x, "foreign_key": fk.name, "parent": fk.parent, "parent_node": node})
-        effect = np.repeat(np.arange(n), np.diff(start[t, : n + 1]))
-        edge = np.arange(start[t, 0], start[t, n])
-        triples = zip(cause[edge].tolist(), effect.tolist(), family[edge].tolist(), strict=True)
-        graph[words.name] = {
-            "nodes": [[NodeKind(kinds[t, x]).name.lower(), int(classes[t, x])] for x in range(n)],
-            "edges": [[a, b, FAMILIES[f]] for a, b, f in triples],
-            "gathers": gathers,
-            "columns": {c.name: [int(column_node[t, i]), int(column_lane[t, i])] for i, c in enumerate(words.columns)},
-        }
-    return graph

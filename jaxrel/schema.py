@@ -1,4 +1,4 @@
-"""Stage one: tables, rows, columns, foreign keys and time spans; and `time_rows`, the row function of event times."""
+"""Stage one: tables, rows, columns, foreign keys and the laws of event times."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel.layouts import sample_dag
-from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.random import below, bits, mulhi, named_key, pair, reduce_key, row_bits, running_sum
-from jaxrel.registry import LAYOUTS
+from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.random import below, bits, named_key, reduce_key, running_sum
+from jaxrel.registry import KINDS
+from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
+from jaxrel.times import sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
-__all__ = ["sample_schema", "time_rows"]
-
-_DAY = 86_400
+__all__ = ["missing_key", "sample_schema"]
 
 
 def _foreign_keys(key: Array, adjacency: Array, count: Array, prior: Prior, keys: int) -> tuple[Array, Array]:
@@ -48,14 +48,6 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
     layout = draw_choice(key, "layout", prior.schema.layouts)
     adjacency = sample_dag(named_key(key, "graph"), layout, count, tables, prior.layouts)
     t = jnp.arange(tables, dtype=jnp.int32)
-    is_sink = ~jnp.any(adjacency, axis=1)
-    parents = jnp.sum(adjacency, axis=0, dtype=jnp.int32)
-    drop = draw_flag(key, "drop", prior.schema.sink_drop, t) & is_sink & (parents > 1) & (layout == LAYOUTS.index("barabasi_albert"))
-    which = below(bits(key, t, "which"), parents)
-    dropped = adjacency & (running_sum(adjacency.T).T - 1 == which[None, :]) & drop[None, :]
-    still_used = jnp.any(adjacency & ~dropped, axis=1)
-    dropped = dropped & still_used[:, None]  # a table that would lose its only child keeps it
-    adjacency = adjacency & ~dropped
     ordinal = running_sum(adjacency.T).T
     adjacency = adjacency & (ordinal <= MAX_FOREIGN_KEYS)
     is_activity = ~jnp.any(adjacency, axis=1)
@@ -63,18 +55,56 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
     return adjacency[order][:, order]
 
 
-def _time_span(key: Array, prior: Prior) -> tuple[Array, Array]:
-    """Start and length in seconds of the span of all events: between two random days, at least ``least_days`` apart."""
-    low, high = prior.schema.days.low, prior.schema.days.high
-    least = jnp.minimum(prior.schema.least_days.astype(jnp.int32), high - low)
-    tries = jnp.arange(16, dtype=jnp.int32)
-    words = pair(key, tries, "day")
-    first, second = (low + below(word, high - low + 1) for word in words)
-    start, days = jnp.minimum(first, second), jnp.abs(first - second)
-    take = jnp.argmax(days >= least)  # the first try that is long enough
-    good = jnp.any(days >= least)
-    start, days = jnp.where(good, start[take], low), jnp.where(good, days[take], high - low)
-    return start * _DAY, days * _DAY
+def _key_laws(
+    table_key: Array, fk_key: Array, fk_parent: Array, has_time: Array, is_activity: Array, rows: Array, law: SchemaPrior
+) -> tuple[Array, Array, Array, Array]:
+    """The laws of all keys, and the rows that unique keys leave.
+
+    Laws other than the cluster law ask for parents that all exist from the start, and for another table than their own.
+
+    Args:
+        table_key: u32[T, 2].
+        fk_key: u32[T, K, 2].
+        fk_parent: i32[T, K].
+        has_time: bool[T].
+        is_activity: bool[T].
+        rows: i32[T], wished.
+        law: the prior.
+
+    Returns:
+        `LinkLaw` i32[T, K]; the owner of each key's unique set i32[T, K]; which keys are unique or part of a unique pair bool[T, K];
+        and rows i32[T]: at most the parent's, or one for each pair of parent rows.
+    """
+    tables, keys = fk_parent.shape
+    k = jnp.arange(keys, dtype=jnp.int32)[None, :]
+    is_self = fk_parent == jnp.arange(tables, dtype=jnp.int32)[:, None]
+    free = (fk_parent != NO_TABLE) & ~is_self & ~has_time[jnp.maximum(fk_parent, 0)]
+    first, second = fk_parent[:, 0], fk_parent[:, min(1, keys - 1)]  # of one key slot alone there is no pair
+    pair = draw_flag(table_key, "junction", law.junction) & free[:, 0] & free[:, min(1, keys - 1)] & (first != second)
+    alone = draw_flag(table_key, "one to one", law.one_to_one) & free[:, 0] & ~is_activity & ~pair
+    unique = (pair[:, None] & (k < 2)) | (alone[:, None] & (k == 0))
+
+    def cut(t: Array, rows: Array) -> Array:  # in topological order: the parents' rows are final
+        a, b = (jnp.maximum(rows[jnp.maximum(parent[t], 0)], 1) for parent in (first, second))
+        most = jnp.where(alone[t], a, jnp.where(pair[t] & (a <= rows[t] // b), a * b, rows[t]))
+        return rows.at[t].set(jnp.minimum(rows[t], most))
+
+    rows = jax.lax.fori_loop(0, tables, cut, rows)
+    degree = draw_flag(fk_key, "degree law", law.degree_key) & free & ~unique
+    capped = draw_flag(fk_key, "capped", law.capped_key) & free & ~unique & ~degree
+    kind = jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.where(degree, jnp.int32(LinkLaw.DEGREE), jnp.int32(LinkLaw.CLUSTER)))
+    kind = jnp.where(unique | capped, jnp.int32(LinkLaw.SLOT), kind)
+    return kind, jnp.where(unique, 0, k), unique, rows
+
+
+def _key_capacity(fk_key: Array, fk_law: Array, unique: Array, rows: Array, parents: Array, law: SchemaPrior) -> Array:
+    """i32[T, K]: most children of one parent row where the slot law limits them. ``parents``: i32[T, K], rows of the parent tables."""
+    mean = -(-jnp.broadcast_to(rows[:, None], parents.shape) // jnp.maximum(parents, 1))
+    occupancy = draw_share(fk_key, "occupancy", law.occupancy).astype(jnp.float32) * jnp.float32(2**-24)
+    places = jnp.ceil(mean.astype(jnp.float32) / jnp.maximum(occupancy, jnp.float32(2**-7)))
+    most = jnp.maximum(jnp.minimum(places, jnp.float32(2**30)).astype(jnp.int32), mean)
+    alone = unique & (running_sum(unique)[:, -1:] == 1)
+    return jnp.where(fk_law != LinkLaw.SLOT, 0, jnp.where(alone, 1, jnp.where(unique, 0, most)))
 
 
 def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
@@ -82,7 +112,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
 
     Args:
         key: a PRNG key, typed or raw.
-        prior: ``schema`` and ``layouts`` sections are read.
+        prior: ``schema`` and ``layouts`` sections are read, and of ``links`` the share of homophilous keys.
         capacity: static sizes.
 
     Returns:
@@ -112,33 +142,44 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     is_activity = real & ~jnp.any(adjacency, axis=1)
 
     table_key = named_key(key, "table", t)
-    drawn_sizes = draw_integers(table_key, {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns})
+    styles = sample_style(key, t.astype(jnp.uint32), law.style, SCHEMA_RANGES, SCHEMA_CHOICES)
+    sizes = {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns}
+    drawn_sizes = draw_integers(table_key, sizes, style=styles.of(t))
     wished = jnp.where(real, jnp.where(is_activity, drawn_sizes["activity rows"], drawn_sizes["entity rows"]), 0)
+    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
+    fk_key = named_key(table_key[:, None], "key", k[None, :])
+    times = sample_times(named_key(key, "time"), table_key, law, fk_parent, is_activity, real)
+    has_time = times["has_time"]
+    fk_law, fk_owner, unique, wished = _key_laws(table_key, fk_key, fk_parent, has_time, is_activity, wished, law)
     offset, _ = row_offsets(wished)
     rows = jnp.clip(wished, 0, jnp.maximum(capacity.rows - offset, 0))
     rows_fit = jnp.all(rows == wished)
-    offset = jnp.minimum(offset, capacity.rows - TILE)
+    offset = jnp.where(real, jnp.minimum(offset, capacity.rows - TILE), 0)  # of padding no capacity must show
 
     wished_columns = drawn_sizes["columns"]
     column_count = jnp.where(real, jnp.minimum(wished_columns, columns), 0)
     used = c[None, :] < column_count[:, None]
     column_key = named_key(table_key[:, None], "column", c[None, :])
-    kind_code = draw_choice(column_key, "kind", law.kinds)
-    kind = jnp.asarray([Kind.NUMERIC, Kind.INTEGER, Kind.CATEGORICAL, Kind.BOOLEAN], jnp.int32)[kind_code]
-    wished_classes = draw_integer(column_key, "classes", law.classes)
-    classes = jnp.minimum(wished_classes, capacity.classes)
-    classes = jnp.where(kind == Kind.CATEGORICAL, classes, jnp.where(kind == Kind.BOOLEAN, 2, 0))
-    some_missing = draw_flag(column_key, "missing", law.missing_column)
-    missing = jnp.where(some_missing & used, draw_share(column_key, "share", law.missing), jnp.uint32(0))
+    style = styles.of(t[:, None])
+    kind_code = draw_choice(column_key, "kind", law.kinds, style=style)
+    kind = jnp.asarray([Kind[name.upper()] for name in KINDS], jnp.int32)[kind_code]
+    labelled = used & ((kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN))
+    many = draw_flag(column_key, "many", law.many) & (kind == Kind.CATEGORICAL)
+    binned = draw_flag(column_key, "binned", law.binned, style=style) | draw_flag(key, "all binned", law.binned_database) | many
+    numbers = draw_integers(column_key, {"classes": law.classes, "many classes": law.many_classes}, style=style)
+    wished_classes = jnp.where(many, numbers["many classes"], numbers["classes"])
+    classes = jnp.where(binned, wished_classes, jnp.minimum(wished_classes, capacity.classes))
+    classes = jnp.where(kind == Kind.CATEGORICAL, classes, 2)
+    some_missing = draw_flag(column_key, "missing", law.missing_column, style=style)
+    missing = jnp.where(some_missing & used, draw_share(column_key, "share", law.missing, style=style), jnp.uint32(0))
 
-    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
-    fk_key = named_key(table_key[:, None], "key", k[None, :])
-    is_self = fk_parent == t[:, None]
-    nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & ~is_self
+    nullable = draw_flag(fk_key, "nullable", law.nullable_key) & (fk_parent != NO_TABLE) & (fk_law != LinkLaw.TREE) & ~unique
     fk_null = jnp.where(nullable, draw_share(fk_key, "null", law.null_key), jnp.uint32(0))
-    start, span = _time_span(named_key(key, "time"), prior)
+    timed_parent = has_time[jnp.maximum(fk_parent, 0)]
+    alike = draw_flag(fk_key, "homophily", prior.links.homophily) & (fk_law == LinkLaw.CLUSTER) & (fk_parent != NO_TABLE) & ~timed_parent
+    fk_law = jnp.where(alike, jnp.int32(LinkLaw.TRAIT), fk_law)
     fits = (drawn <= tables) & keys_fit & rows_fit & jnp.all(jnp.where(real, wished_columns, 0) <= columns)
-    fits = fits & jnp.all(jnp.where(used & (kind == Kind.CATEGORICAL), wished_classes, 0) <= capacity.classes)
+    fits = fits & jnp.all(jnp.where(labelled & (kind == Kind.CATEGORICAL) & ~binned, wished_classes, 0) <= capacity.classes)
     return Schema(
         key=key,
         table_count=count,
@@ -146,57 +187,22 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         row_count=rows,
         row_offset=offset,
         is_activity=is_activity,
-        has_time=is_activity,
-        time_start=jnp.where(is_activity, start, 0),
-        time_span=jnp.where(is_activity, span, 0),
+        **times,
+        time_founders=sample_founders(table_key, law, has_time & ~is_activity, rows),
         column_count=column_count,
         column_id=jnp.broadcast_to(c.astype(jnp.uint32), (tables, columns)),
         column_kind=jnp.where(used, kind, 0),
-        column_classes=jnp.where(used, classes, 0),
+        column_classes=jnp.where(labelled, classes, 0),
         column_null=missing,
+        column_binned=labelled & binned,
         fk_parent=fk_parent,
         fk_id=jnp.broadcast_to(k.astype(jnp.uint32), fk_parent.shape),
         fk_null=fk_null,
-        fk_law=jnp.where(is_self, jnp.int32(LinkLaw.TREE), jnp.int32(LinkLaw.CLUSTER)),
-        fk_owner=jnp.broadcast_to(k, fk_parent.shape),
+        fk_law=fk_law,
+        fk_owner=fk_owner,
+        fk_capacity=_key_capacity(fk_key, fk_law, unique, rows, rows[jnp.maximum(fk_parent, 0)], law),
         fits=fits,
     )
-
-
-def _divide(n: Array) -> tuple[Array, Array]:
-    """floor(2^32 / n) and the next 32 binary digits of 2^32 / n, by long division: u32[], u32[] (n at least 2)."""
-    whole = jnp.uint32(0xFFFFFFFF) // n
-    rest = jnp.uint32(0xFFFFFFFF) % n + 1
-    whole, rest = jnp.where(rest == n, whole + 1, whole), jnp.where(rest == n, jnp.uint32(0), rest)
-
-    def digit(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        quotient, rest = state
-        over = rest >= n - rest  # 2 * rest >= n, without overflow
-        return (quotient << 1) | over.astype(jnp.uint32), jnp.where(over, rest - (n - rest), rest + rest)
-
-    digits, _ = jax.lax.fori_loop(0, 32, digit, (jnp.zeros_like(whole), rest))
-    return whole, digits
-
-
-def time_rows(schema: Schema, table: Array, rows: Array) -> Array:
-    """Event times of some rows: row r of n falls into stratum r of the table's span, so times ascend with the row id.
-
-    Args:
-        schema: one schema.
-        table: i32[], which table.
-        rows: i32[...], row ids.
-
-    Returns:
-        i32[...], seconds since 1970-01-01 UTC; 0 where the table has no time. All in integers, hence equal everywhere.
-    """
-    n = jnp.maximum(schema.row_count[table], 2).astype(jnp.uint32)
-    whole, digits = _divide(n)
-    row = rows.astype(jnp.uint32)
-    stratum = row * whole + mulhi(row, digits)  # floor-like r * 2^32 / n, never decreasing
-    word = row_bits(named_key(schema.key, "time", schema.table_id[table]), row)
-    fraction = stratum + mulhi(word, whole)
-    seconds = schema.time_start[table] + mulhi(fraction, schema.time_span[table].astype(jnp.uint32)).astype(jnp.int32)
-    return jnp.where(schema.has_time[table], seconds, 0)
 
 
 def missing_key(schema: Schema, table: Array) -> Array:

@@ -1,8 +1,9 @@
 """Stage three: the structural causal model of every table, sampled as data for the kernel.
 
 Nodes of a table come in an order in which parents precede children: exogenous nodes, gather nodes, the first mechanism node, gather
-nodes of self-references (they read that first mechanism, which descends from none of them), the other mechanism nodes, and
-last a summary of all columns where the prior asks for one.
+nodes of self-references (they read that first mechanism, which descends from none of them), more mechanism nodes, aggregate nodes where
+children are summed up, the other mechanism nodes (the kernel's second pass, which no other table reads), and last a summary of
+all columns where the prior asks for one.
 """
 
 from __future__ import annotations
@@ -16,18 +17,38 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.aggregates import sample_aggregates
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import sample_columns
+from jaxrel.cuts import sample_cuts
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
-from jaxrel.types import ALL_LANES, CODE_LANE, EXPORTS, NO_TABLE, SCM, SCORES, Capacity, Form, Kind, NodeKind, Schema
+from jaxrel.registry import CUTS
+from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
+from jaxrel.traits import sample_traits
+from jaxrel.types import (
+    AGGREGATES,
+    ALL_LANES,
+    CODE_LANE,
+    EXPORTS,
+    NO_TABLE,
+    SCM,
+    SCORES,
+    Aggregate,
+    Capacity,
+    Form,
+    Kind,
+    NodeKind,
+    Schema,
+)
 
 __all__ = ["sample_scm"]
 
 _EDGES_AT_ONCE = 2048
+_DAY = 86_400
 
 
 @struct.dataclass
@@ -41,10 +62,12 @@ class _TableGraph:
     gather_fk: Array  # i32[N]
     gather_export: Array  # i32[N]
     export_node: Array  # i32[EXPORTS]
+    pass2_start: Array  # i32[]
+    aggregates: dict[str, Array]  # [AGGREGATES] each
     fits: Array  # bool[]
 
 
-def _node_count(key: Array, prior: Prior, columns: Array) -> Array:
+def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array:
     """i32[]: nodes besides gathers and summary: at least the drawn number, and enough for all columns."""
     law = prior.scm
     low, high = rate(law.observed.low), rate(law.observed.high)
@@ -52,7 +75,7 @@ def _node_count(key: Array, prior: Prior, columns: Array) -> Array:
     share = jnp.maximum(observed >> 8, 1)  # in 2^-16, so that columns · 2^16 fits a word
     extra = ((columns.astype(jnp.uint32) << 16) + share - 1) // share
     extra = jnp.where(high > 0, extra.astype(jnp.int32), 0)
-    return jnp.maximum(draw_integer(key, "nodes", law.nodes), columns + extra + law.spare.astype(jnp.int32))
+    return jnp.maximum(draw_integer(key, "nodes", law.nodes, style=style), columns + extra + law.spare.astype(jnp.int32))
 
 
 def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
@@ -66,15 +89,16 @@ def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array
     return adjacency | (late[None, :] & (i[:, None] == parent[None, :]))
 
 
-def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, table: Array) -> _TableGraph:
+def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, styles: Style, table: Array) -> _TableGraph:
+    style = styles.of(table)
     law, N = prior.scm, capacity.nodes
     i = jnp.arange(N, dtype=jnp.int32)
     columns = schema.column_count[table]
     parents = schema.fk_parent[table]
     referenced = jnp.any((schema.fk_parent == table) & (jnp.arange(schema.fk_parent.shape[0], dtype=jnp.int32) != table)[:, None])
-    wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns), 0)
+    wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns, style), 0)
     n = jnp.minimum(wished, N)
-    layout = draw_choice(key, "layout", law.layouts)
+    layout = draw_choice(key, "layout", law.layouts, style=style)
     dag = _spread_roots(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
     is_root = ~jnp.any(dag, axis=0) & (i < n)
     is_inner = jnp.any(dag, axis=0) & (i < n)
@@ -83,18 +107,25 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     # gathers: of each key some exports; of a self-reference only export 0, the first mechanism
     k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
     is_self = parents == table
-    wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k), 0, EXPORTS))
+    wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k, style), 0, EXPORTS))
     wanted = jnp.where(is_self, jnp.minimum(wanted, (inner >= 2).astype(jnp.int32)), wanted)
     wanted = jnp.where(inner >= 1, wanted, 0)
     ahead = jnp.where(is_self, 0, wanted)
     before = roots + jnp.sum(ahead, dtype=jnp.int32)
     itself = jnp.sum(wanted - ahead, dtype=jnp.int32)
     summary = draw_flag(key, "summary", law.summary) & referenced
-    total = before + inner + itself + summary.astype(jnp.int32)
+    aggregates = sample_aggregates(key, law, schema, table, EXPORTS)
+    heard = (aggregates["aggregate_table"] != NO_TABLE) & (inner >= 2) & ~summary  # a summary is read by others, hence of the first pass
+    aggregates["aggregate_table"] = jnp.where(heard, aggregates["aggregate_table"], NO_TABLE)
+    sums = jnp.sum(heard, dtype=jnp.int32)
+    second = jnp.where(sums > 0, (inner + 1) // 2, inner)  # rank of the first mechanism that may descend from an aggregate
+    total = before + inner + itself + sums + summary.astype(jnp.int32)
+    pass2_start = jnp.where(sums > 0, before + second + itself, total)
 
     # position of each node of the DAG in the table's order
     rank = running_sum(is_inner) - 1
     position = jnp.where(is_root, running_sum(is_root) - 1, before + rank + jnp.where(rank >= 1, itself, 0))
+    position = position + jnp.where(is_inner & (rank >= second), sums, 0)
     position = jnp.where(is_root | is_inner, position, N)
     source = jnp.zeros(N, jnp.int32).at[position].set(i, mode="drop")  # node of the DAG at a position
     from_dag = jnp.zeros(N, bool).at[position].set(is_root | is_inner, mode="drop")
@@ -112,8 +143,10 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     is_gather = jnp.zeros(N, bool).at[at.reshape(-1)].set(True, mode="drop")
     late = (is_gather & (i >= before)).astype(jnp.int32)  # a self-reference feeds none before the second mechanism
     kind = jnp.where(is_gather, NodeKind.GATHER, kind)
+    is_aggregate = (i >= pass2_start) & (i < pass2_start + sums)
+    kind = jnp.where(is_aggregate, NodeKind.AGGREGATE, kind)
 
-    # edges: the DAG's, from gathers into mechanisms, from columns into the summary
+    # edges: the DAG's, from gathers and aggregates into mechanisms, from columns into the summary
     adjacency = dag[source][:, source] & from_dag[:, None] & from_dag[None, :]
     is_mechanism = from_dag & is_inner[source]
     mechanism_rank = jnp.where(is_mechanism, rank[source], -1)
@@ -121,6 +154,10 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
     favourite = below(bits(key, i, "favourite"), jnp.maximum(inner - late, 1)) + late
     fed = (fed | (mechanism_rank[None, :] == favourite[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= late[:, None])
     adjacency = adjacency | (is_gather[:, None] & fed)
+    heir = below(bits(key, i, "heir"), jnp.maximum(inner - second, 1)) + second
+    hears = chance(row_bits(named_key(key, "aggregate edge"), i[None, :], i[:, None]), rate(law.gather_edge))
+    hears = (hears | (mechanism_rank[None, :] == heir[:, None])) & is_mechanism[None, :] & (mechanism_rank[None, :] >= second)
+    adjacency = adjacency | (is_aggregate[:, None] & hears)
 
     # columns observe distinct nodes: the first three mechanisms, the others whatever comes
     luck = bits(key, source, "column")
@@ -135,7 +172,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
 
     # exports: the first mechanism, the summary (or a random mechanism), a random mechanism
     mechanisms = jnp.argsort(~is_mechanism, stable=True).astype(jnp.int32)
-    draw = mechanisms[below(bits(key, slot, "exported"), jnp.maximum(inner, 1))]
+    draw = mechanisms[below(bits(key, slot, "exported"), jnp.maximum(second, 1))]  # of the first pass
     export_node = jnp.where(slot == 0, mechanisms[0], jnp.where((slot == 1) & summary, total - 1, draw))
     return _TableGraph(
         count=jnp.minimum(total, N),
@@ -145,7 +182,9 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, t
         gather_fk=gather_fk,
         gather_export=gather_export,
         export_node=export_node,
-        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
+        pass2_start=jnp.minimum(pass2_start, N),
+        aggregates=aggregates,
+        fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + sums + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
     )
 
 
@@ -163,6 +202,15 @@ def _list_edges(adjacency: Array, capacity: int) -> tuple[Array, Array, Array, A
     return jnp.minimum(start, capacity), flat // (nodes * nodes), (flat // nodes) % nodes, flat % nodes, ends[-1] <= capacity
 
 
+def _days(schema: Schema) -> tuple[Array, Array]:
+    """First day and number of days of all events, i32[]; of a database without any, ten years from 2010 on."""
+    far = jnp.int32(2**31 - 1)
+    first = jnp.min(jnp.where(schema.has_time, schema.time_start, far)) // _DAY
+    last = jnp.max(jnp.where(schema.has_time, schema.time_start + schema.time_span, -far)) // _DAY
+    timed = jnp.any(schema.has_time)
+    return jnp.where(timed, first, 14610), jnp.where(timed, last - first + 1, 3652)
+
+
 @functools.cache
 def _sample_edges(capacity: Capacity) -> Any:
     """The mechanisms of the edges in use, some thousand at a time: a capacity holds many times the edges of a usual schema."""
@@ -172,6 +220,7 @@ def _sample_edges(capacity: Capacity) -> Any:
         i: Array,
         stream: Array,
         law: SCMPrior,
+        styles: Style,
         kind: Array,
         width: Array,
         classes: Array,
@@ -180,9 +229,10 @@ def _sample_edges(capacity: Capacity) -> Any:
     ) -> dict[str, Array]:
         table, child, parent = (jax.lax.dynamic_slice_in_dim(x, i * size, size) for x in ends)
         key = named_key(stream[table], child, parent)
-        edges = sample_edges(key, law, capacity)
+        style = styles.of(table)
+        edges = sample_edges(key, law, capacity, style)
         copies = (kind[table, parent] == NodeKind.GATHER) & draw_flag(key, "copy", law.gather_copy)
-        one_lane = draw_flag(key, "single lane", law.single_lane)
+        one_lane = draw_flag(key, "single lane", law.single_lane, style=style)
         lanes = jnp.maximum(width[table, parent], 1)
         lane = jnp.where(one_lane, below(bits(key, 0, "source lane"), lanes), ALL_LANES)
         looks_up = edges["edge_form"] == Form.LOOKUP
@@ -236,58 +286,92 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     law, T, N, W = prior.scm, capacity.tables, capacity.nodes, capacity.width
     t, i, c = (jnp.arange(size, dtype=jnp.int32) for size in (T, N, capacity.columns))
     table_key = named_key(key, "table", schema.table_id)
-    graph = jax.vmap(_table_graph, (0, None, None, None, 0))(table_key, prior, capacity, schema, t)
+    styles = sample_style(key, schema.table_id, law.style, SCM_RANGES, SCM_CHOICES)
+    style = styles.of(t[:, None])
+    graph = jax.vmap(_table_graph, (0, None, None, None, None, 0))(table_key, prior, capacity, schema, styles, t)
 
     node_key = named_key(table_key[:, None], "node", i)
-    drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes})
+    drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes}, style=style)
     drawn_width = drawn["width"]
     width = jnp.clip(drawn_width, 1, W)
     width = jnp.where(graph.kind == NodeKind.EXOGENOUS, 1, width)  # an exogenous node is a scalar
     parent = jnp.take_along_axis(schema.fk_parent, graph.gather_fk, axis=1)
     gathered = graph.export_node[jnp.maximum(parent, 0), graph.gather_export]
     width = jnp.where(graph.kind == NodeKind.GATHER, width[jnp.maximum(parent, 0), gathered], width)
+    slot = jnp.clip(i[None, :] - graph.pass2_start[:, None], 0, AGGREGATES - 1)
+    child, export, heard = (
+        jnp.take_along_axis(graph.aggregates[f"aggregate_{name}"], slot, axis=1) for name in ("table", "export", "law")
+    )
+    child = jnp.maximum(child, 0)
+    of_child = jnp.where(heard == Aggregate.COUNT, 1, width[child, graph.export_node[child, export]])
+    width = jnp.where(graph.kind == NodeKind.AGGREGATE, of_child, width)
 
     used = c[None, :] < schema.column_count[:, None]
     labelled = used & ((schema.column_kind == Kind.CATEGORICAL) | (schema.column_kind == Kind.BOOLEAN))
     to_node = jnp.where(used, graph.column_node, N)
     observed = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(True, mode="drop")
-    of_column = jnp.zeros((T, N), jnp.int32).at[t[:, None], to_node].set(jnp.where(labelled, schema.column_classes, 0), mode="drop")
-    hidden_class = draw_flag(node_key, "categorical", law.categorical) & (graph.kind == NodeKind.MECHANISM)
+    scored = labelled & ~schema.column_binned
+    of_column = jnp.zeros((T, N), jnp.int32).at[t[:, None], to_node].set(jnp.where(scored, schema.column_classes, 0), mode="drop")
+    hidden_class = draw_flag(node_key, "categorical", law.categorical, style=style) & (graph.kind == NodeKind.MECHANISM)
+    hidden_class = hidden_class & (jnp.any(scored) | ~jnp.any(labelled))  # where all categories are cut afterwards, all nodes are real
     drawn_classes = jnp.minimum(drawn["classes"], capacity.classes)
     is_node = i[None, :] < graph.count[:, None]
     is_summary = graph.kind == NodeKind.MECHANISM
     is_summary = is_summary & (graph.export_node[:, 1:2] == i[None, :]) & (i[None, :] == graph.count[:, None] - 1)
     classes = jnp.where(observed, of_column, jnp.where(hidden_class & ~is_summary, drawn_classes, 0))
-    classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER), classes, 0)
+    classes = jnp.where(is_node & (graph.kind != NodeKind.GATHER) & (graph.kind != NodeKind.AGGREGATE), classes, 0)
 
     start, edge_table, child, parent_node, edges_fit = _list_edges(graph.adjacency, capacity.edges)
     stream = named_key(table_key, "edge")
-    edges = _sample_edges(capacity)(stream, law, graph.kind, width, classes, (edge_table, child, parent_node), start[-1, -1])
+    edges = _sample_edges(capacity)(stream, law, styles, graph.kind, width, classes, (edge_table, child, parent_node), start[-1, -1])
     fits = jnp.all(graph.fits) & edges_fit & ~jnp.any(edges.pop("misfit"))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
 
     column_key = named_key(table_key[:, None], "column", schema.column_id)
     lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
+    shown = sample_columns(column_key, law, schema.column_kind, schema.column_count, _days(schema), style)
+    cuts = sample_cuts(column_key, key, law, schema.column_binned, schema.column_classes, prior.schema.classes.high, style)
+    # a lane that follows a category, cut by its width or in halves, would be that category again: it is cut at random points
+    labels = jnp.where(graph.kind == NodeKind.GATHER, classes[jnp.maximum(parent, 0), gathered], classes) > 0
+    for _ in range(4):  # by four steps at most
+        labels = labels | jnp.any(graph.adjacency & labels[:, :, None], axis=1)
+    follows = jnp.take_along_axis(labels, graph.column_node, axis=1)
+    again = follows & ((cuts["column_cut"] == CUTS.index("width")) | (cuts["column_cut"] == CUTS.index("equal")))
+    cuts["column_cut"] = jnp.where(again, jnp.int32(CUTS.index("points")), cuts["column_cut"])
+    shown |= cuts | {"column_shape": jnp.where(schema.column_binned, cuts["column_shape"], shown["column_shape"])}
+    noise = draw_real(node_key, "noise", law.noise, style=style)
+    # two categories that follow from one another without noise, or an integer too coarse for its noise, would say the same
+    is_cut = jnp.zeros((T, N), bool).at[t[:, None], to_node].set(follows & schema.column_binned, mode="drop")
+    floor = jnp.where(observed & (classes > 0), law.label_noise, jnp.where(is_cut, law.label_noise / 3.0, 0.0))  # scores vary by 3
+    noise = jnp.maximum(noise, floor)
+    finest = 1.0 / jnp.maximum(jnp.take_along_axis(noise, graph.column_node, axis=1), 1e-2)
+    in_units = (schema.column_kind == Kind.INTEGER) & (shown["column_scale"] > 1.0)  # a unit of its own stays
+    shown["column_scale"] = jnp.where(in_units, jnp.maximum(shown["column_scale"], finest), shown["column_scale"])
     return SCM(
         key=key,
         node_count=graph.count,
         node_kind=graph.kind,
         node_width=width,
         node_classes=classes,
-        node_combine=draw_choice(node_key, "combine", law.combine),
-        node_noise=draw_real(node_key, "noise", law.noise),
-        node_law=draw_choice(node_key, "noise law", law.noises),
-        node_spread=jnp.where(draw_flag(node_key, "even", law.even), 0.0, draw_real(node_key, "spread", law.spread)),
+        node_combine=draw_choice(node_key, "combine", law.combine, style=style),
+        node_noise=noise,
+        node_law=draw_choice(node_key, "noise law", law.noises, style=style),
+        node_spread=jnp.where(
+            draw_flag(node_key, "even", law.even, style=style), 0.0, draw_real(node_key, "spread", law.spread, style=style)
+        ),
         gather_fk=graph.gather_fk,
         gather_export=graph.gather_export,
         export_node=graph.export_node,
-        **sample_exogenous(node_key, law, schema.is_activity[:, None]),
+        pass2_start=graph.pass2_start,
+        **graph.aggregates,
+        **sample_exogenous(node_key, law, schema.is_activity[:, None], schema.has_time[:, None], style),
         edge_start=start,
         edge_parent=parent_node,
         **edges,
         column_node=graph.column_node,
         column_lane=lane,
-        **sample_columns(column_key, law, schema.column_kind, schema.column_count),
+        **shown,
+        **sample_traits(key, law, schema, i, jnp.sum(graph.kind == NodeKind.EXOGENOUS, axis=1, dtype=jnp.int32)),
         node_shift=jnp.zeros((T, N, W), jnp.float32),
         node_scale=jnp.ones((T, N, W), jnp.float32),
         column_knots=jnp.zeros((T, capacity.columns, len(SCORES)), jnp.float32),

@@ -23,6 +23,7 @@ from jaxrel.random import name_id, named_key, reduce_key
 from jaxrel.render import distinct_values
 from jaxrel.sql_parse import ForeignKeyDecl, TableDecl, parse_sql
 from jaxrel.sql_types import ColumnDecl, resolve
+from jaxrel.times import flat_times
 from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, row_offsets, tiles_of
 
 __all__ = ["read_sql"]
@@ -341,16 +342,18 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
     ints = {name: np.zeros((tables, columns), np.int32) for name in ("kind", "classes")}
     column_id, column_null = np.zeros((tables, columns), np.uint32), np.zeros((tables, columns), np.uint32)
     fk_parent, fk_law = np.full((tables, keys), NO_TABLE, np.int32), np.zeros((tables, keys), np.int32)
-    fk_owner = np.tile(np.arange(keys, dtype=np.int32), (tables, 1))
+    fk_owner, fk_capacity = np.tile(np.arange(keys, dtype=np.int32), (tables, 1)), np.zeros((tables, keys), np.int32)
     fk_id, fk_null = np.zeros((tables, keys), np.uint32), np.zeros((tables, keys), np.uint32)
     for t, table in enumerate(ordered):
         for c, column in enumerate(table.features):
-            ints["kind"][t, c] = Kind.NUMERIC if column.kind == Kind.INTEGER else column.kind  # `render` makes integers of real lanes
+            real = column.kind in (Kind.INTEGER, Kind.DATE)  # `render` makes integers and dates of real lanes
+            ints["kind"][t, c] = Kind.NUMERIC if real else column.kind
             ints["classes"][t, c] = {Kind.CATEGORICAL: len(column.vocabulary), Kind.BOOLEAN: 2}.get(column.kind, 0)
             column_id[t, c], column_null[t, c] = name_id(column.name), NULL_COLUMN if column.nullable else 0
         for k, link in enumerate(table.keys):
             fk_parent[t, k], fk_law[t, k], fk_owner[t, k] = place[link.parent], link.law, link.owner
             fk_id[t, k] = name_id(link.column.name)
+            fk_capacity[t, k] = [k] in table.sets  # one child each
             fk_null[t, k] = 0 if link.column.not_null or link.law == LinkLaw.TREE else NULL_KEY  # a tree has its roots
     windows = [_window(table) for table in ordered]
     row_count: Any = np.array([table.rows for table in ordered], np.int32)
@@ -364,15 +367,18 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
         has_time=jnp.asarray([table.time is not None for table in ordered], jnp.bool_),
         time_start=jnp.asarray([first for first, _ in windows], jnp.int32),
         time_span=jnp.asarray([span for _, span in windows], jnp.int32),
+        **flat_times(tables),
         column_count=jnp.asarray([len(table.features) for table in ordered], jnp.int32),
         column_id=jnp.asarray(column_id),
         column_kind=jnp.asarray(ints["kind"]),
         column_classes=jnp.asarray(ints["classes"]),
         column_null=jnp.asarray(column_null),
+        column_binned=jnp.zeros((tables, columns), bool),
         fk_parent=jnp.asarray(fk_parent),
         fk_id=jnp.asarray(fk_id),
         fk_null=jnp.asarray(fk_null),
         fk_law=jnp.asarray(fk_law),
         fk_owner=jnp.asarray(fk_owner),
+        fk_capacity=jnp.asarray(fk_capacity),
         fits=jnp.bool_(True),
     )

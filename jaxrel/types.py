@@ -15,28 +15,41 @@ from jax import Array
 from jaxrel import struct
 
 __all__ = [
+    "AGGREGATES",
     "ALL_LANES",
+    "BURSTS",
     "CODE_LANE",
     "CLUSTERS",
     "DEEPEST",
+    "DEGREES",
     "EXPORTS",
+    "HOURS",
     "KNOTS",
     "LEVELS",
+    "FIRST_DAY",
+    "LAST_DAY",
+    "NO_CUT",
     "NO_ROW",
     "NO_TABLE",
     "MAX_FOREIGN_KEYS",
     "SCM",
     "TILE",
+    "Aggregate",
     "Capacity",
     "Combine",
     "Database",
     "Form",
+    "INTERVENTIONS",
+    "Interventions",
     "Kind",
+    "LabelOrder",
     "LinkLaw",
     "Links",
     "NodeKind",
     "Popularity",
     "SCORES",
+    "STRENGTH",
+    "SLICES",
     "Schema",
     "row_offsets",
     "tiles_of",
@@ -46,13 +59,22 @@ NO_TABLE = -1  # no parent table: an unused foreign-key slot
 ALL_LANES = -1  # an edge reads its parent's whole latent vector
 CODE_LANE = -2  # an edge reads the code of its categorical parent
 NO_ROW = -1  # no parent row: a null foreign key, or padding
+NO_CUT = -1  # a column that is not cut into classes
+FIRST_DAY, LAST_DAY = -24837, 24836  # 1902-01-01 … 2037-12-31 in days since 1970: what relational transformers can hold
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
 LEVELS = 5  # most levels of a hierarchical stochastic block model
 CLUSTERS = 3  # most clusters of one level
+AGGREGATES = 2  # most aggregate nodes of a table
+INTERVENTIONS = 8  # most interventions on one database at a time
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane
+STRENGTH = 4096  # unit of a rank correlation between the two ends of a link
 DEEPEST = 6  # units compete in groups of at most 2^DEEPEST
+DEGREES = 128  # buckets of children that a degree law tells apart
+SLICES = 256  # equal slices of a table's span: some months of the longest, hours of the shortest
+HOURS = 168  # of a week
+BURSTS = 4  # most bursts of a table's intensity
 MAX_FOREIGN_KEYS = 5  # what a relational transformer accepts a table to have
 
 
@@ -73,8 +95,10 @@ class LinkLaw(enum.IntEnum):
     """How the parent rows of one foreign key are drawn."""
 
     CLUSTER = 0  # hierarchical stochastic block model; uniform links are its one-cluster case
-    SLOT = 1  # unique keys and unique sets of keys: child rows take distinct slots
+    SLOT = 1  # unique keys, unique sets of keys, limits to a parent's children: child rows take distinct slots
     TREE = 2  # self-reference: the parent is a smaller row of the same table
+    DEGREE = 3  # every parent row draws how many children it gets
+    TRAIT = 4  # latent homophily: a parent whose trait is like the child's
 
 
 class Popularity(enum.IntEnum):
@@ -82,6 +106,8 @@ class Popularity(enum.IntEnum):
 
     EQUAL = 0
     PARETO = 1  # tail index 2.5
+    ZIPF = 2  # one over the rank
+    LOGNORMAL = 3  # sigma 1
 
 
 class NodeKind(enum.IntEnum):
@@ -90,7 +116,18 @@ class NodeKind(enum.IntEnum):
     EXOGENOUS = 0
     GATHER = 1  # a parent row's exported node, through a foreign key
     MECHANISM = 2
-    AGGREGATE = 3  # over the children; not sampled yet
+    AGGREGATE = 3  # over the child rows that refer to a row
+
+
+class Aggregate(enum.IntEnum):
+    """How an aggregate node sums up the rows that refer to a row."""
+
+    COUNT = 0
+    SUM = 1
+    MEAN = 2
+    MIN = 3
+    MAX = 4
+    LAST = 5  # of the child with the highest row id
 
 
 class Form(enum.IntEnum):
@@ -112,6 +149,14 @@ class Combine(enum.IntEnum):
     LOGSUMEXP = 3
 
 
+class LabelOrder(enum.IntEnum):
+    """How the codes of a binned column follow its lane."""
+
+    ASCENDING = 0
+    DESCENDING = 1
+    PERMUTED = 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Capacity:
     """The static sizes that arrays are padded to. Hashable; the only static argument.
@@ -126,7 +171,7 @@ class Capacity:
         width: W, lanes of a node.
         hidden: H, units of an edge's hidden layer.
         layers: L, hidden layers of an edge.
-        classes: categories of one column.
+        classes: categories of one node (binned columns may have more).
     """
 
     tables: int
@@ -176,16 +221,21 @@ class Schema:
     has_time: Array  # bool[T]
     time_start: Array  # i32[T], seconds since 1970-01-01 UTC
     time_span: Array  # i32[T], seconds
+    time_founders: Array  # i32[T], rows that exist at the table's start
+    time_curve: Array  # u32[T, SLICES], intensity before each slice of the span, in 2^-32 of the whole
+    time_week: Array  # i32[T, HOURS], intensity before each hour of a week that starts on Thursday, in seconds of an even week
     column_count: Array  # i32[T]
     column_id: Array  # u32[T, C], the name of the column's streams
     column_kind: Array  # i32[T, C], Kind
     column_classes: Array  # i32[T, C], categories of a categorical or boolean column, else 0
     column_null: Array  # u32[T, C], share of missing values, in 2^-24
+    column_binned: Array  # bool[T, C], its categories are a real lane cut into classes
     fk_parent: Array  # i32[T, K], parent table or NO_TABLE; used slots come first
     fk_id: Array  # u32[T, K], the name of the key's streams
     fk_null: Array  # u32[T, K], share of null keys, in 2^-24
     fk_law: Array  # i32[T, K], LinkLaw
     fk_owner: Array  # i32[T, K], slot law: the first key of the unique set that this key belongs to (itself where it stands alone)
+    fk_capacity: Array  # i32[T, K], slot law: most children of one parent row; 0: as many as the set leaves
     fits: Array  # bool[], nothing had to be clipped to the capacity
 
     @property
@@ -207,6 +257,12 @@ class Links:
     popularity: Array  # i32[T, K], Popularity
     inactive: Array  # u32[T, K], share of parents that no child links to, in 2^-24
     roots: Array  # u32[T, K], tree law: share of rows without a parent, in 2^-24
+    agree: Array  # i32[T, K], cluster law: the key whose cluster path this one follows (itself where it is independent)
+    strength: Array  # i32[T, K], trait law: rank correlation of the child's and the parent's trait, in 1/STRENGTH
+    degree: Array  # i32[T, K], degree law: its family, index into `jaxrel.registry.DEGREES`
+    degree_ends: Array  # u32[T, K, DEGREES - 1], degree law: P(degree below the end of each bucket of `jaxrel.degrees`), in 2^-32
+    delay: Array  # i32[T, K], timed parents: mean of the least age of a row's parent in seconds
+    window: Array  # u32[T, K], timed parents: the latest share of the old enough ones that is chosen from, in 2^-24
 
 
 @struct.dataclass
@@ -227,14 +283,21 @@ class SCM:
     node_spread: Array  # f32[T, N], how its logarithm grows with the signal (0: the same noise everywhere)
     gather_fk: Array  # i32[T, N], gather nodes: through which foreign key
     gather_export: Array  # i32[T, N], gather nodes: which export of the parent table
-    export_node: Array  # i32[T, EXPORTS], exported nodes of each table
+    export_node: Array  # i32[T, EXPORTS], exported nodes of each table, all before pass2_start
+    pass2_start: Array  # i32[T], first node that needs aggregates: node pass2_start + a is aggregate a; node_count where there are none
+    aggregate_table: Array  # i32[T, AGGREGATES], child table, or NO_TABLE
+    aggregate_fk: Array  # i32[T, AGGREGATES], its key that leads here
+    aggregate_export: Array  # i32[T, AGGREGATES], which export of it
+    aggregate_law: Array  # i32[T, AGGREGATES], Aggregate
+    aggregate_decay: Array  # f32[T, AGGREGATES], e-foldings by which the first child row weighs less than the last; 0: all alike
     series_trend: Array  # f32[T, N], amplitude of the trend
     series_power: Array  # f32[T, N], its power law
     series_cycle: Array  # f32[T, N], amplitude of the cycle
-    series_period: Array  # u32[T, N], length of a cycle as a share of the rows, in 2^-24
-    series_phase: Array  # u32[T, N], phase of row 0, in 2^-32 cycles
+    series_period: Array  # u32[T, N], length of a cycle as a share of the table's span or rows, in 2^-24
+    series_phase: Array  # u32[T, N], phase at the start, in 2^-32 cycles
     series_noise: Array  # f32[T, N], amplitude of the noise
     series_rho: Array  # f32[T, N], its autoregression
+    series_calendar: Array  # i32[T, N], timed tables: a cycle of so many seconds of the calendar instead; 0: none
     noise_knots: Array  # f32[T, N, KNOTS], what a normal score of -4…4 becomes
     edge_start: Array  # i32[T, N + 1], CSR: edges of node n are edge_start[n]…edge_start[n + 1]
     edge_parent: Array  # i32[E], node of the same table
@@ -258,11 +321,28 @@ class SCM:
     column_offset: Array  # f32[T, C], a real column is offset + scale * marginal(lane)
     column_scale: Array  # f32[T, C]
     column_driver: Array  # i32[T, C], the column whose rank makes values missing; -1: none does
+    trait_table: Array  # i32[T, N], exogenous nodes that show a trait of a link: the child table of its key (NO_TABLE: they show none)
+    trait_fk: Array  # i32[T, N], and which key of that table; the node's own table is either end of it
+    column_cut: Array  # i32[T, C], index into `jaxrel.registry.CUTS`, its parameter in column_shape; or NO_CUT
+    column_order: Array  # i32[T, C], LabelOrder of a cut column
     node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
     node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
     column_knots: Array  # f32[T, C, SCORES], calibration: quantiles of the observed lane over the pilot
     calibrated: Array  # bool[], the three above are measured
     fits: Array  # bool[]
+
+
+@struct.dataclass
+class Interventions:
+    """What is done to nodes, one entry each: ``value ← scale · value + shift``, after noise, before anything reads it (Pearl's do)."""
+
+    table: Array  # i32[INTERVENTIONS], NO_TABLE: nothing is done
+    node: Array  # i32[INTERVENTIONS]
+    lane: Array  # i32[INTERVENTIONS], ALL_LANES, or CODE_LANE: the code of a categorical node, whose lanes follow
+    scale: Array  # f32[INTERVENTIONS], 0: the value is set
+    shift: Array  # f32[INTERVENTIONS]
+    first_row: Array  # i32[INTERVENTIONS], rows first_row … past_row - 1 of the table
+    past_row: Array  # i32[INTERVENTIONS]
 
 
 @struct.dataclass
@@ -275,6 +355,7 @@ class Database:
     values: Array  # f32[C, R], categories as codes
     missing: Array  # bool[C, R]
     time: Array  # i32[R], seconds since 1970-01-01 UTC; 0 where the table has no time
+    aggregates: Array  # f32[AGGREGATES, W, R], what aggregate nodes say of each row's children; None for real data
     fits: Array  # bool[], False: something was clipped to the capacity and the database is not the prior's
 
 

@@ -372,7 +372,7 @@ def _plain(folder: Path, digest: Mapping[str, Any]) -> Lines:
 
 
 def _sql(path: Path, dialect: str, tables: Mapping[str, pa.Table]) -> Lines:
-    """What the SQL says and ``jaxrel.json`` does not: types, lengths, NOT NULL of keys, UNIQUE sets."""
+    """What the SQL says and ``jaxrel.json`` does not: types, lengths, NOT NULL of keys."""
     from jaxrel.sql_parse import parse_sql  # the parser loads slowly
 
     for decl in parse_sql(path.read_text(encoding="utf-8"), dialect):
@@ -387,10 +387,6 @@ def _sql(path: Path, dialect: str, tables: Mapping[str, pa.Table]) -> Lines:
             yield from _declared_type(f"{at}: {column.name}", column.type, table[column.name])
             if column.not_null and table[column.name].null_count:
                 yield f"{at}: {column.name} is NOT NULL in schema.sql and has {table[column.name].null_count} nulls"
-        for members in decl.unique:
-            rows = pa.table({name: _decoded(table[name]) for name in members}).drop_null()
-            if (repeated := rows.num_rows - rows.group_by(list(members)).aggregate([]).num_rows) > 0:
-                yield f"{at}: UNIQUE ({', '.join(members)}) repeats in {repeated} rows"
 
 
 def _declared_type(at: str, declared: SqlType, column: pa.ChunkedArray) -> Lines:
@@ -439,6 +435,14 @@ def _plain_table(at: str, declared: Mapping[str, Any], name: str, tables: Mappin
             found = pc.is_in(table[column].drop_null(), value_set=tables[parent][key].combine_chunks())
             if (dangling := len(found) - pc.sum(found, min_count=0).as_py()) > 0:
                 yield f"{at}: foreign key {column} has {dangling} values that are no {key} of {parent}"
+        counts = pc.value_counts(table[column].drop_null())
+        if "most" in fk and (worst := pc.max(counts.field("counts")).as_py() or 0) > fk["most"]:
+            yield f"{at}: foreign key {column} gives one {parent} {worst} rows instead of {fk['most']} at most"
+        members = fk.get("unique", [])
+        if members[:1] == [column] and len(members) > 1:
+            sets = table.select(members).drop_null()
+            if (repeated := sets.num_rows - sets.group_by(members).aggregate([]).num_rows) > 0:
+                yield f"{at}: {', '.join(members)} are declared unique together and repeat {repeated} times"
     for column, entry in words["features"].items():
         values = table[column].drop_null()
         if pa.types.is_floating(values.type) and (infinite := pc.sum(pc.is_inf(values)).as_py()):

@@ -8,14 +8,20 @@ from typing import Any
 import numpy as np
 
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
+from jaxrel.registry import DEGREES
 from jaxrel.types import (
+    AGGREGATES,
     EXPORTS,
+    HOURS,
+    NO_CUT,
     NO_ROW,
     NO_TABLE,
     SCM,
+    SLICES,
     TILE,
     Database,
     Kind,
+    LinkLaw,
     Links,
     NodeKind,
     Schema,
@@ -56,6 +62,9 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
     parent_row[3, child][:50] = NO_ROW
     fk_null = np.zeros((T, K), np.uint32)
     fk_null[2, 0] = 2**24 // 7
+    fk_law, fk_capacity = np.full((T, K), LinkLaw.CLUSTER, np.int32), np.zeros((T, K), np.int32)
+    fk_law[2, :4] = LinkLaw.CLUSTER, LinkLaw.SLOT, LinkLaw.DEGREE, LinkLaw.TREE
+    fk_capacity[2, 1] = np.bincount(parent_row[1, child]).max()
     real = np.zeros(r, bool)
     for t in range(3):
         real[offset[t] : offset[t] + rows[t]] = True
@@ -69,21 +78,42 @@ def fake_database(seed: int = 0, *, timed: bool = True) -> Database:
         row_offset=offset,
         is_activity=np.array([False, False, True, False]),
         has_time=has_time,
+        time_founders=np.zeros(T, np.int32),
+        time_curve=np.tile(np.arange(SLICES, dtype=np.uint32) << np.uint32(32 - 8), (T, 1)),
+        time_week=np.tile(np.arange(HOURS, dtype=np.int32) * 3600, (T, 1)),
         column_count=np.array([5, 5, 5, 0], np.int32),
         column_id=np.tile(np.arange(C, dtype=np.uint32), (T, 1)),
         column_kind=column_kind,
         column_classes=np.where(column_kind == Kind.CATEGORICAL, 4, np.where(column_kind == Kind.BOOLEAN, 2, 0)).astype(np.int32),
         column_null=np.tile(np.array([1, 1, 1, 1, 0, 0], np.uint32), (T, 1)),
+        column_binned=np.zeros((T, C), bool),
         fk_parent=fk_parent,
         fk_null=fk_null,
+        fk_law=fk_law,
+        fk_owner=np.tile(np.arange(K, dtype=np.int32), (T, 1)),
+        fk_capacity=fk_capacity,
         fits=np.bool_(True),
     )
-    links = _filled(Links, parent_row=parent_row)
-    return Database(schema=schema, links=links, scm=_scm(), values=values, missing=missing, time=time, fits=np.bool_(True))
+    no_wait, everyone = np.zeros((T, K), np.int32), np.full((T, K), 2**24, np.uint32)
+    zipf = np.full((T, K), DEGREES.index("zipf"), np.int32)
+    links = _filled(Links, parent_row=parent_row, delay=no_wait, window=everyone, degree=zipf)
+    return Database(
+        schema=schema,
+        links=links,
+        scm=_scm(),
+        values=values,
+        missing=missing,
+        time=time,
+        aggregates=np.zeros((AGGREGATES, 1, r), np.float32),
+        fits=np.bool_(True),
+    )
 
 
 def _scm() -> SCM:
-    """Every table: node 0 exogenous, then a chain 0 → 1 → 2 → 3 and 0 → 4; in table 2, node 5 gathers and node 6 hears it."""
+    """Every table: node 0 exogenous, then a chain 0 → 1 → 2 → 3 and 0 → 4; in table 2, node 5 gathers and node 6 hears it.
+
+    Node 0 of tables 0 and 2 shows a trait of the first key between them.
+    """
     kind = np.zeros((T, N), np.int32)
     kind[:, 1:5] = NodeKind.MECHANISM
     kind[2, 5:7] = NodeKind.GATHER, NodeKind.MECHANISM
@@ -98,6 +128,8 @@ def _scm() -> SCM:
             edge_start[t, n + 1] = at
     gather_fk = np.zeros((T, N), np.int32)
     gather_fk[2, 5] = 1
+    trait_table = np.full((T, N), NO_TABLE, np.int32)
+    trait_table[[0, 2], 0] = 2
     return _filled(
         SCM,
         node_count=np.array([5, 5, 7, 0], np.int32),
@@ -107,6 +139,11 @@ def _scm() -> SCM:
         node_noise=np.full((T, N), 0.1, np.float32),
         gather_fk=gather_fk,
         gather_export=np.zeros((T, N), np.int32),
+        pass2_start=np.array([5, 5, 7, 0], np.int32),
+        aggregate_table=np.full((T, AGGREGATES), NO_TABLE, np.int32),
+        aggregate_fk=np.zeros((T, AGGREGATES), np.int32),
+        aggregate_export=np.zeros((T, AGGREGATES), np.int32),
+        aggregate_law=np.zeros((T, AGGREGATES), np.int32),
         export_node=np.tile(np.array([3, 1, 2], np.int32)[:EXPORTS], (T, 1)),
         edge_start=edge_start,
         edge_parent=edge_parent,
@@ -116,6 +153,14 @@ def _scm() -> SCM:
         edge_layers=np.ones_like(edge_parent),
         column_node=np.tile(np.array([0, 1, 2, 3, 4, 0], np.int32), (T, 1)),
         column_lane=np.zeros((T, C), np.int32),
+        column_driver=np.tile(np.array([-1, 0, -1, 3, 2, -1], np.int32), (T, 1)),
+        series_trend=np.zeros((T, N), np.float32),
+        series_cycle=np.zeros((T, N), np.float32),
+        series_rho=np.tile(np.float32([0.0, 0.0, 0.5, 0.0])[:, None], N),
+        trait_table=trait_table,
+        trait_fk=np.zeros((T, N), np.int32),
+        column_cut=np.full((T, C), NO_CUT, np.int32),
+        column_order=np.zeros((T, C), np.int32),
     )
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 import jaxrel
 from jaxrel.random import named_key
-from jaxrel.schema import time_rows
+from jaxrel.times import time_rows
 from jaxrel.types import Capacity, Database
 
-BATCH = {"tiny": 128, "default": 160, "plurel": 32}
+BATCH = {"tiny": 128, "default": 160, "plurel": 32, "hoppe": 160}
 ROOT = jnp.asarray([2026, 7], jnp.uint32)
 
 

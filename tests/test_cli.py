@@ -86,7 +86,10 @@ def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["given"], "it left something behind"
 
 
-@pytest.mark.parametrize("arguments", [[], ["make"], ["generate"], ["inspect", "nowhere"], ["validate", "nowhere"], ["presets", "tinny"]])
+OTHERS = [[], ["make"], ["generate"], ["inspect", "nowhere"], ["validate", "nowhere"], ["validate", "--dependencies"], ["presets", "tinny"]]
+
+
+@pytest.mark.parametrize("arguments", OTHERS)
 def test_other_mistakes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     out, err = capsys.readouterr()
@@ -129,7 +132,7 @@ def test_sql_names_the_folder_after_the_file(tmp_path: Path, capsys: pytest.Capt
 
 def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
-    assert {"default", "plurel", "tiny"} <= set(capsys.readouterr().out.split())
+    assert {"default", "hoppe", "plurel", "tiny"} <= set(capsys.readouterr().out.split())
     assert main(["presets", "tiny"]) == 0
     assert capsys.readouterr().out == presets.path("tiny").read_text(encoding="utf-8")
 

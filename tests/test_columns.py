@@ -7,13 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
+from sampled import databases, each, tables
 from scipy import stats
 
-from jaxrel.columns import from_score, knots_of, log_survival, missing_values, to_score
+from jaxrel import presets
+from jaxrel.columns import from_score, knots_of, log_survival, missing_values, sample_columns, to_score
+from jaxrel.convert import to_arrow
 from jaxrel.random import named_key, normals, row_pair
 from jaxrel.registry import MARGINALS
-from jaxrel.types import TILE
+from jaxrel.types import FIRST_DAY, LAST_DAY, TILE, Kind
 
 ROWS = 1_000_000
 KEY = jnp.asarray([1, 2], jnp.uint32)
@@ -119,3 +123,44 @@ def test_missing_at_random_given_another_value_and_by_the_value_itself() -> None
     assert (dependence[[1, 2], [0, 2]] > 0.2).all()
     dependence[[1, 2], [0, 2]] = 0
     assert np.abs(dependence).max() < 0.01
+
+
+def test_dates_are_days_inside_their_law_and_arrow_types() -> None:
+    laws, dates = set(), 0
+    for db in each(databases("default")):
+        schema, scm = db.schema, db.scm
+        timed = np.flatnonzero(schema.has_time)
+        first = int(schema.time_start[timed].min()) // 86_400
+        last = int((schema.time_start[timed] + schema.time_span[timed]).max()) // 86_400
+        arrow = list(to_arrow(db).values())
+        for table in tables(db):
+            for c in np.flatnonzero(schema.column_kind[table.index, : len(table.values)] == Kind.DATE):
+                law = MARGINALS[scm.column_marginal[table.index, c]]
+                laws.add(law)
+                day = table.values[c][~table.missing[c]].astype(np.float64)
+                assert (day == np.round(day)).all() and FIRST_DAY <= day.min() and day.max() <= LAST_DAY
+                if law == "uniform":
+                    assert first <= day.min() and day.max() <= last
+                elif law == "exponential":
+                    assert day.max() <= last
+                else:
+                    assert law == "normal" and -11_000 < scm.column_offset[table.index, c] < 7_400
+                column = arrow[table.index].column(arrow[table.index].num_columns - len(table.values) + int(c))
+                assert column.type == pa.date32() and column.null_count == table.missing[c].sum()
+                np.testing.assert_array_equal(column.drop_null().cast(pa.int32()).to_numpy(), day)
+                dates += 1
+    assert laws == {"uniform", "exponential", "normal"} and dates > 50
+
+
+def test_a_date_follows_its_lane() -> None:
+    """Monotone: the law of a date is a function of the rank."""
+    days = (jnp.int32(9000), jnp.int32(2000))
+    streams = named_key(KEY, jnp.arange(60, dtype=jnp.int32))[None]
+    prior = presets.load("tiny").prior.scm
+    drawn = sample_columns(streams, prior, jnp.full((1, 60), int(Kind.DATE), jnp.int32), jnp.full(1, 60, jnp.int32), days)
+    scale, offset, marginal = (np.asarray(drawn[f"column_{name}"])[0] for name in ("scale", "offset", "marginal"))
+    even, fading, around = (marginal == MARGINALS.index(name) for name in ("uniform", "exponential", "normal"))
+    assert even.any() and fading.any() and around.any() and (even | fading | around).all()
+    assert (offset[even] == 9000).all() and (scale[even] == 1999).all()
+    assert (offset[fading] == 10_999).all() and (scale[fading] < 0).all() and (scale[fading] >= -600).all()
+    assert (np.abs(offset[around] + 1826) < 9132).all() and (scale[around] >= 1000).all() and (scale[around] <= 4000).all()

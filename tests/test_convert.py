@@ -118,10 +118,15 @@ def test_networks(db):
     graphs = to_networkx(db)
     schema, scm = graphs["schema"], graphs["scm"]
     assert set(schema.edges) == {(0, 2), (1, 2), (2, 2)} and len(schema.edges[1, 2]["foreign_keys"]) == 2
+    laws = schema.edges[0, 2]["laws"] + schema.edges[1, 2]["laws"] + schema.edges[2, 2]["laws"]
+    most = int(db.schema.fk_capacity[2, 1])
+    assert laws == ({"law": "cluster"}, {"law": "slot", "most": most}, {"law": "degree", "degrees": "zipf"}, {"law": "tree"})
     assert nx.is_directed_acyclic_graph(scm) and len(scm) == 17
     assert set(scm.predecessors((2, 5))) == {(1, 3)} and scm.edges[(1, 3), (2, 5)]["foreign_key"] == 1
     assert set(scm.predecessors((2, 6))) == {(2, 5)} and scm.edges[(2, 5), (2, 6)]["family"] == "linear"
     assert scm.nodes[2, 5]["kind"] == "gather" and scm.nodes[0, 0]["kind"] == "exogenous"
+    trait = 2, Catalog.default(db.schema).tables[2].foreign_keys[0].name
+    assert dict(scm.nodes("trait")) == {node: trait if node in ((0, 0), (2, 0)) else None for node in scm}
     observed = [name for _, columns in scm.nodes("columns") for name in columns]
     assert observed == [column.name for table in Catalog.default(db.schema).tables for column in table.columns]
     assert set(to_networkx(db.replace(scm=None))) == {"schema"}

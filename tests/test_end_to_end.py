@@ -147,7 +147,7 @@ def test_school_columns_vary(school: tuple[Path, list[str]]) -> None:
         for column in table.column_names:
             assert len(set(table[column].to_pylist()) - {None}) > 1, f"{name}.{column} is constant"
     assert len(set(tables["teachers"]["experience_years"].to_pylist())) > 20  # the lane was not rounded before it was rendered
-    assert len(set(tables["marks"]["score_obtained"].to_pylist())) > 500
+    assert len(set(tables["marks"]["score_obtained"].to_pylist())) > 200
 
 
 def test_a_repeated_pair_is_found(school: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -158,7 +158,9 @@ def test_a_repeated_pair_is_found(school: tuple[Path, list[str]], tmp_path: Path
         values = table[name].to_pylist()
         table = table.set_column(table.column_names.index(name), name, pa.array([values[1], *values[1:]]))
     pq.write_table(table, path)
-    assert validate(folder) == ["db/student_courses.parquet: UNIQUE (student_id, course_id) repeats in 1 rows"]
+    assert validate(folder) == [
+        "db/student_courses.parquet: student_id, course_id are declared unique together and repeat 1 times"
+    ]
 
 
 @pytest.fixture(scope="module")

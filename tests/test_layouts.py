@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrel import presets
-from jaxrel.layouts import SAMPLERS, sample_dag
+from jaxrel.layouts import SAMPLERS, _connect, sample_dag
 from jaxrel.prior import LayoutPrior, Range
 from jaxrel.random import named_key, row_bits
 from jaxrel.registry import LAYOUTS
@@ -110,11 +110,23 @@ def test_random_trees_are_uniform_labelled_trees() -> None:
 
 @pytest.mark.parametrize("attach", [1, 2, 5])
 def test_barabasi_albert_nodes_attach_to_so_many_and_prefer_hubs(attach: int) -> None:
-    found = _barabasi(attach=attach)
-    assert (found.sum(1) == np.minimum(np.arange(SMALL), attach)).all()
+    found = _barabasi(attach=attach, sink_drop=0.0)
+    node = np.arange(SMALL)
+    assert (found.sum(1) == np.where(node <= attach, np.minimum(node, 1), attach)).all()
+    assert found[:, 0, 1 : attach + 1].all()  # the star that it grows from
     if attach == 2:
         degree = found.sum(1) + found.sum(2)
         assert degree.max(1).mean() > 8.2  # 9.1 on average; uniform attachment gives 7.3
+
+
+def test_some_sinks_of_barabasi_albert_lose_one_of_their_parents() -> None:
+    whole, thinned, all_thinned = (_barabasi(attach=2, sink_drop=share) for share in (0.0, 0.4, 1.0))
+    may = ~whole.any(2) & (whole.sum(1) > 1)  # sinks with two parents
+    assert not (thinned & ~whole).any()
+    lost = (whole & ~thinned).sum(1)
+    assert (lost[~may] == 0).all() and (lost <= 1).all()
+    assert abs(lost.sum() - 0.4 * may.sum()) < 4 * np.sqrt(0.24 * may.sum())
+    assert ((whole & ~all_thinned).sum(1) == may).all()
 
 
 _barabasi, _erdos, _watts, _layers = (_plain(n) for n in ("barabasi_albert", "erdos_renyi", "watts_strogatz", "layered"))
@@ -123,7 +135,8 @@ _barabasi, _erdos, _watts, _layers = (_plain(n) for n in ("barabasi_albert", "er
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.8, 1.0])
 def test_erdos_renyi_has_its_share_of_edges(share: float) -> None:
     pairs = len(KEYS) * SMALL * (SMALL - 1) // 2
-    assert abs(_erdos(probability=share).sum() - share * pairs) <= 5 * np.sqrt(share * (1 - share) * pairs)
+    either = 1 - (1 - share) ** 2  # a pair may be drawn in both orders
+    assert abs(_erdos(probability=share).sum() - either * pairs) <= 5 * np.sqrt(either * (1 - either) * pairs)
 
 
 @pytest.mark.parametrize("half", [1, 2, 3])
@@ -134,22 +147,43 @@ def test_watts_strogatz_is_a_ring_that_is_rewired(half: int) -> None:
     near = np.minimum(distance, SMALL - distance) <= half
     assert (ring == np.triu(near, 1)).all()
     wired = _watts(neighbours=half, rewire=0.5)
-    kept = (wired & near).sum() / ring.sum()
-    by_chance = 0.5 + 0.5 * 2 * half / (SMALL - 1)  # a rewired edge may land near, or where an edge is
-    assert 0.45 < kept < by_chance + 0.05 and (wired & ~near).sum() > 0
+    assert (wired.sum((1, 2)) == half * SMALL).all()  # edges move, none is lost
+    moved = (wired & ~near).sum() / ring.sum()
+    by_chance = 0.5 * (SMALL - 1 - 2 * half) / (SMALL - 1 - 2 * half + 0.5 * half)  # a free node is near where an edge has left it
+    assert abs(moved - by_chance) < 0.08
 
 
 @pytest.mark.parametrize("depth", [2, 4, 8])
 def test_layered_graphs_join_each_layer_to_the_next_only(depth: int) -> None:
-    found = _layers(depth=depth, drop=0.1)
-    layer = np.arange(SMALL) * depth // SMALL
-    adjacent = layer[:, None] + 1 == layer[None, :]
-    assert not (found & ~adjacent).any()
-    assert found.any(1)[:, layer > 0].all() and found.any(2)[:, layer < depth - 1].all()
-    share = found.sum() / (adjacent.sum() * len(KEYS))
-    assert 0.88 < share < (0.92 if depth < 8 else 0.95)  # thin layers get some of their edges back
-    sparse = _layers(depth=depth, drop=1.0)
-    assert sparse.any(1)[:, layer > 0].all() and sparse.sum() < found.sum()
+    found, sparse = (_layers(depth=depth, drop=drop) for drop in (0.1, 1.0))
+    edges = adjacent = 0
+    sizes = []
+    for graph, thin in zip(found, sparse, strict=True):
+        layer = np.zeros(SMALL, int)
+        for v in range(1, SMALL):  # every node but those of the first layer has a parent, in the layer before its own
+            layer[v] = layer[np.flatnonzero(graph[:, v])].max(initial=-1) + 1
+        assert (np.diff(layer) >= 0).all() and layer[-1] == depth - 1
+        next_to = layer[:, None] + 1 == layer[None, :]
+        assert not ((graph | thin) & ~next_to).any()
+        for g in (graph, thin):
+            assert g.any(0)[layer > 0].all() and g.any(1)[layer < depth - 1].all()
+        edges, adjacent = edges + graph.sum(), adjacent + next_to.sum()
+        sizes.append(np.bincount(layer, minlength=depth))
+    assert 0.88 < edges / adjacent < (0.92 if depth < 8 else 0.97)  # thin layers get some of their edges back
+    assert sparse.sum() < found.sum()
+    sizes = np.asarray(sizes)
+    spread = (SMALL - depth) * (1 - 1 / depth) / depth  # variance: one node each, the others fall anywhere
+    assert 0.5 * spread < sizes.var(axis=0).mean() < 1.6 * spread
+
+
+def test_components_are_joined_in_a_chain_by_random_members() -> None:
+    pieces = np.kron(np.eye(4, dtype=bool), np.triu(np.ones((4, 4), bool), 1))  # four cliques of four
+    joined = np.asarray(jax.jit(jax.vmap(_connect, (0, None, None)))(KEYS, jnp.asarray(pieces), jnp.int32(SMALL)))
+    added = joined & ~pieces
+    assert (added.sum((1, 2)) == 3).all() and (joined & pieces == pieces).all()
+    for k in range(3):
+        assert (added[:, 4 * k : 4 * k + 4, 4 * k + 4 : 4 * k + 8].sum((1, 2)) == 1).all()
+    assert added[:, :4].any(2).sum(0).min() > 2 and added[:, :, 4:8].any(1).sum(0).min() > 2  # any member may be the one
 
 
 def test_cauchy_graphs_vary_in_density_and_have_hubs(graphs: np.ndarray) -> None:

@@ -18,13 +18,19 @@ import pytest
 from sampled import databases, digest, digest_of_structure
 from scipy import stats
 
-from jaxrel.links import KeyTables, _empty_tables, _walk, key_tables, parent_weight
+from jaxrel.clusters import KeyTables, Rare, empty_tables, key_tables
+from jaxrel.degrees import parent_weight
+from jaxrel.links import _walk, link_rows
 from jaxrel.random import named_key
+from jaxrel.times import flat_times
+from jaxrel.traits import trait_parents
 from jaxrel.types import (
     CLUSTERS,
+    DEGREES,
     LEVELS,
     NO_ROW,
     NO_TABLE,
+    STRENGTH,
     TILE,
     Capacity,
     LinkLaw,
@@ -37,6 +43,7 @@ from jaxrel.types import (
 
 KEY = jnp.asarray([8, 15], jnp.uint32)
 K = 5
+RARE = Rare(*[jnp.asarray(True)] * 4)
 TILES = 20  # of the small cases, which share a program
 
 
@@ -52,6 +59,10 @@ class Link:
     null: float = 0.0
     roots: float = 0.0
     owner: int | None = None
+    agree: int | None = None
+    strength: int = 0
+    capacity: int = 0
+    ends: np.ndarray | None = None  # of a degree law
 
 
 LAWS = {
@@ -89,16 +100,19 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         has_time=jnp.zeros(T, bool),
         time_start=blank[:, 0],
         time_span=blank[:, 0],
+        **flat_times(T),
         column_count=blank[:, 0],
         column_id=blank.astype(jnp.uint32),
         column_kind=blank,
         column_classes=blank,
         column_null=blank.astype(jnp.uint32),
+        column_binned=blank > 0,
         fk_parent=fk_parent,
         fk_id=jnp.broadcast_to(jnp.arange(K, dtype=jnp.uint32), (T, K)),
         fk_null=per_key([round(m.null * 2**24) for m in made], 0, jnp.uint32),
         fk_law=per_key([int(m.law) for m in made], 0),
         fk_owner=per_key([k if m.owner is None else m.owner for k, m in enumerate(made)], 0),
+        fk_capacity=per_key([m.capacity for m in made], 0),
         fits=jnp.asarray(True),
     )
     words = np.random.default_rng(5).integers(0.001 * 2**24, 0.002 * 2**24, (T, K, LEVELS, CLUSTERS, CLUSTERS))
@@ -110,6 +124,11 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
     first = np.zeros((CLUSTERS, CLUSTERS), bool)
     first[0, 0] = True
     affinity = np.where(in_use[..., None, None] | first, affinity, 0)
+    agree = np.tile(np.arange(K), (T, 1))
+    agree[child, : len(made)] = [k if m.agree is None else m.agree for k, m in enumerate(made)]
+    ends = np.zeros((T, K, DEGREES - 1), np.uint32)
+    for k, m in enumerate(made):
+        ends[child, k] = 0 if m.ends is None else m.ends
     links = Links(
         key=named_key(KEY, "links"),
         parent_row=jnp.full((K, capacity.rows), NO_ROW, jnp.int32),
@@ -120,6 +139,12 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
         popularity=per_key([int(m.popularity) for m in made], 0),
         inactive=per_key([round(m.inactive * 2**24) for m in made], 0, jnp.uint32),
         roots=per_key([round(m.roots * 2**24) for m in made], 0, jnp.uint32),
+        agree=jnp.asarray(agree, jnp.int32),
+        strength=per_key([m.strength for m in made], 0),
+        degree=per_key([0], 0),
+        degree_ends=jnp.asarray(ends),
+        delay=per_key([], 0),
+        window=per_key([], 2**24, jnp.uint32),
     )
     return schema, links, capacity
 
@@ -213,23 +238,24 @@ def samplers(n: int, made: list[Link]) -> tuple[list[Sampler], list[np.ndarray],
     schema, links, capacity = build((n, 1000), made, int(tiles_of(n)) + 3)
 
     def build_tables(schema: Schema, links: Links) -> KeyTables:
-        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), _empty_tables(capacity))
+        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), RARE, empty_tables(capacity))
 
     tables = jax.device_get(jax.jit(build_tables)(schema, links))
     out, popularity = [], []
     for k, m in enumerate(made):
         stream = named_key(links.key, schema.table_id[1], schema.fk_id[1, k])
-        weight = jax.jit(parent_weight)(stream, jnp.int32(m.popularity), links.inactive[1, k], jnp.int32(n), jnp.arange(n, dtype=jnp.int32))
+        rows = jnp.arange(n, dtype=jnp.int32)
+        weight = jax.jit(parent_weight)(stream, jnp.int32(m.popularity), links.inactive[1, k], jnp.int32(n), rows, RARE.zipf)
         popularity.append(np.asarray(weight))
         clusters = np.asarray(links.parent_clusters[1, k])
         out.append(Sampler(tables.prefix[k], int(tables.mass[k]), tables.ends[k], clusters, n))
     return out, popularity, links
 
 
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("quarter", range(4))
 @pytest.mark.parametrize("n", [1_000, 1_000_000])
-def test_the_closed_form_has_the_dense_formula_s_probabilities(n: int, half: int) -> None:
-    made = list(LAWS.values())[4 * half : 4 * half + 4]
+def test_the_closed_form_has_the_dense_formula_s_probabilities(n: int, quarter: int) -> None:
+    made = list(LAWS.values())[4 * quarter : 4 * quarter + 4]
     found, popularity, links = samplers(n, made)
     for k, (sampler, weight) in enumerate(zip(found, popularity, strict=True)):
         parents = digits(n, sampler.clusters)
@@ -303,7 +329,7 @@ def test_draws_from_a_million_parents_follow_the_dense_formula_too() -> None:
 def test_popularity_is_pareto_and_so_many_parents_are_inactive(inactive: float) -> None:
     n = 200_000
     rows, share = jnp.arange(n, dtype=jnp.int32), jnp.uint32(round(inactive * 2**24))
-    weight = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.PARETO), share, jnp.int32(n), rows)).astype(float)
+    weight = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.PARETO), share, jnp.int32(n), rows, RARE.zipf)).astype(float)
     active = weight[weight > 0]
     assert abs((weight == 0).mean() - inactive) <= 5 * np.sqrt(inactive * (1 - inactive) / n)
     for top in (0.05, 0.005):
@@ -311,14 +337,14 @@ def test_popularity_is_pareto_and_so_many_parents_are_inactive(inactive: float) 
         hill = 1 / np.log(tail / tail[0]).mean()
         assert abs(hill / 2.5 - 1) < 0.25
     assert stats.ks_1samp(active / active.min(), stats.pareto(2.5).cdf).statistic < 0.02
-    equal = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.EQUAL), share, jnp.int32(n), rows))
+    equal = np.asarray(jax.jit(parent_weight)(KEY, jnp.int32(Popularity.EQUAL), share, jnp.int32(n), rows, RARE.zipf))
     assert set(equal.tolist()) <= {0, 1}
 
 
 def test_one_parent_is_always_active() -> None:
     everyone = jnp.uint32(2**24)
     for n in (1, 2, 50):
-        weight = jax.jit(parent_weight)(KEY, jnp.int32(0), everyone, jnp.int32(n), jnp.arange(50, dtype=jnp.int32))
+        weight = jax.jit(parent_weight)(KEY, jnp.int32(0), everyone, jnp.int32(n), jnp.arange(50, dtype=jnp.int32), RARE.zipf)
         assert np.sum(np.asarray(weight)) == 1 and not np.asarray(weight)[n:].any()
 
 
@@ -333,6 +359,70 @@ def test_nulls_and_trees() -> None:
     assert abs((some_roots == NO_ROW).mean() - 0.1) < 5 * np.sqrt(0.09 / n)
     assert one_root[0] == NO_ROW and (one_root[1:] >= 0).all() and (one_root[1:] < row[1:]).all() and (some_roots < row).all()
     assert stats.kstest((one_root[1000:] + 0.5) / row[1000:], "uniform").pvalue > 1e-4
+
+
+# ---------------------------------------------------------------- keys that agree
+
+
+def test_keys_that_agree_lead_to_the_same_cluster_and_others_do_not_care() -> None:
+    rows, levels = (2000, 1500, 10, 10_000), 3
+    pareto = {"levels": levels, "popularity": Popularity.PARETO}
+    made = [Link(0, **pareto), Link(1, **pareto, agree=0), Link(1, levels=levels), Link(0, levels=levels, agree=0)]
+    schema, links, capacity = build(rows, made, TILES)
+    indifferent = dataclasses.replace(links, affinity=jnp.where(links.affinity > 0, jnp.uint32(2**31), jnp.uint32(0)))
+    here = slice(int(schema.row_offset[-1]), int(schema.row_offset[-1]) + rows[-1])
+    alone = dataclasses.replace(indifferent, agree=jnp.broadcast_to(jnp.arange(K, dtype=jnp.int32), links.agree.shape))
+    a, b, c, d, _ = np.asarray(_draw(capacity)(schema, indifferent))[:, here]
+    np.testing.assert_array_equal(a, np.asarray(_draw(capacity)(schema, alone))[0, here])  # who is followed knows nothing of it
+    base = CLUSTERS**levels
+    cluster = {name: x // -(-n // base) for name, x, n in (("a", a, 2000), ("b", b, 1500), ("c", c, 1500), ("d", d, 2000))}
+    np.testing.assert_array_equal(cluster["a"], cluster["b"])
+    np.testing.assert_array_equal(cluster["a"], cluster["d"])
+    assert (a != d).mean() > 0.9  # the cluster is the same, the row is not
+    for x, y in (("a", "c"), ("b", "c")):
+        table = np.zeros((base, base))
+        np.add.at(table, (cluster[x], cluster[y]), 1)
+        table = table[table.sum(1) > 0][:, table.sum(0) > 0]
+        assert table.shape == (base, base) and stats.chi2_contingency(table).pvalue > 1e-4
+    assert stats.chi2_contingency(np.stack([np.bincount(cluster[x], minlength=base) for x in "ab"])).pvalue == pytest.approx(1)
+    inside = b % -(-1500 // base), a % -(-2000 // base)
+    assert abs(stats.spearmanr(*inside).statistic) < 5 / np.sqrt(rows[-1])
+
+
+def test_a_key_without_an_active_parent_in_the_cluster_takes_any_active_one() -> None:
+    rows, levels = (2000, 200, 10, 10_000), 4
+    made = [Link(0, levels=levels), Link(1, levels=levels, inactive=0.7, agree=0), Link(1, levels=levels, null=0.5, agree=0)]
+    a, b, c = draw(rows, made, TILES)[:3]
+    schema, links, _ = build(rows, made, TILES)
+    stream = named_key(links.key, schema.table_id[-1], schema.fk_id[-1, 1])
+    weight = np.asarray(
+        jax.jit(parent_weight)(stream, jnp.int32(0), links.inactive[-1, 1], jnp.int32(200), jnp.arange(200, dtype=jnp.int32), RARE.zipf)
+    )
+    assert b.min() >= 0 and (weight[b] > 0).all()
+    base = CLUSTERS**levels
+    mine, size = a // -(-2000 // base), -(-200 // base)
+    has = np.add.reduceat(np.pad(weight, (0, base * size - 200)), np.arange(base) * size)[mine] > 0
+    assert has.any() and (~has).any()
+    np.testing.assert_array_equal((b // size)[has], mine[has])
+    assert abs((c == NO_ROW).mean() - 0.5) < 5 * np.sqrt(0.25 / rows[-1])
+
+
+# ---------------------------------------------------------------- the trait law
+
+
+def test_the_trait_law_links_row_by_row_whatever_the_chunk() -> None:
+    rows, n = (2000, 700, 10, 9_000), 9_000
+    made = [Link(0, law=LinkLaw.TRAIT, strength=STRENGTH // 2), Link(1, law=LinkLaw.TRAIT, strength=-STRENGTH, null=0.2), Link(0, levels=2)]
+    schema, links, capacity = build(rows, made, TILES)
+    whole = draw(rows, made, TILES)
+    for k in range(2):
+        stream = named_key(links.key, schema.table_id[-1], schema.fk_id[-1, k])
+        expected = jax.jit(trait_parents)(stream, links.strength[-1, k], jnp.arange(n, dtype=jnp.int32), jnp.int32(rows[k]))
+        linked = whole[k] != NO_ROW
+        np.testing.assert_array_equal(whole[k][linked], np.asarray(expected)[linked])
+        assert linked.all() if k == 0 else abs(linked.mean() - 0.8) < 5 * np.sqrt(0.16 / n)
+    some = jax.jit(functools.partial(link_rows, capacity=capacity, tiles=2))(schema, links, table=jnp.int32(3), first_tile=jnp.int32(3))
+    np.testing.assert_array_equal(some, whole[:, 3 * TILE : 5 * TILE])
 
 
 # ---------------------------------------------------------------- the slot law
@@ -395,4 +485,4 @@ def test_another_instruction_set_gives_the_same_links() -> None:
     assert done.stdout.split() == [digest_of_structure("tiny", 32), digest_of_structure("default", 16)]
 
 
-GOLDEN = "5a2421c9e3ed450d12cfc90e0f5f0221981567e283fc00493513527d95522480"
+GOLDEN = "0f37731285c76d315dc335a7d9089fa3f65c79d3eade9bf3e962537940cfdb2c"

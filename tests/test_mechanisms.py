@@ -268,13 +268,15 @@ def series(**fields: Any) -> dict[str, jax.Array]:
     quiet = {"series_trend": 0.0, "series_power": 1.0, "series_cycle": 0.0, "series_noise": 1.0, "series_rho": 0.0} | fields
     node = {name: jnp.broadcast_to(jnp.asarray(value, jnp.float32), (B,)) for name, value in quiet.items()}
     node |= {"series_period": jnp.full(B, 1 << 22, jnp.uint32), "series_phase": jnp.arange(B, dtype=jnp.uint32) << 26}
+    node |= {"series_calendar": jnp.zeros(B, jnp.int32)}
     return node | {"noise_knots": jnp.broadcast_to(jnp.linspace(-4, 4, KNOTS, dtype=jnp.float32), (B, KNOTS))}
 
 
 @jax.jit
 def _rows(node: dict[str, jax.Array], first: jax.Array) -> jax.Array:
     rows = first + jnp.broadcast_to(jnp.arange(TILE, dtype=jnp.int32), (B, TILE))
-    return exogenous_rows(KEYS, node, jnp.full(B, 4096, jnp.int32), rows, jnp.any(node["series_rho"] > 0))
+    moment = (rows.astype(jnp.float32) + 0.5) / 4096
+    return exogenous_rows(KEYS, node, rows, moment, rows, jnp.any(node["series_rho"] > 0))
 
 
 def whole(node: dict[str, jax.Array]) -> np.ndarray:
@@ -299,7 +301,7 @@ def test_trends_and_cycles_are_the_formula() -> None:
     np.testing.assert_allclose(whole(node), 0.7 * t**1.5 - 0.4 * np.sin(2 * np.pi * (phase + 4 * t)), atol=1e-4)
 
 
-_laws = jax.jit(lambda prior, is_activity: sample_exogenous(KEYS, prior, is_activity))
+_laws = jax.jit(lambda prior, is_activity: sample_exogenous(KEYS, prior, is_activity, is_activity))
 
 
 def laws(family: str, is_activity: bool = True) -> dict[str, jax.Array]:

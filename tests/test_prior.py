@@ -25,7 +25,7 @@ def mapping(name: str = "tiny") -> dict[str, Any]:
 
 
 def test_the_presets_are_there() -> None:
-    assert {"tiny", "default", "plurel"} <= set(presets.names())
+    assert {"tiny", "default", "plurel", "hoppe"} <= set(presets.names())
     with pytest.raises(ValueError, match="preset 'tny' is unknown; known presets are .*tiny"):
         presets.load("tny")
 
@@ -43,7 +43,11 @@ def test_a_prior_mirrors_its_toml_field_by_field(preset_name: str, preset: Any) 
     data = mapping(preset_name)
     for section in ("layouts", "schema", "links", "scm"):
         prior = getattr(preset.prior, section)
-        assert {f.name for f in dataclasses.fields(prior)} == set(data[section])
+        default = {f.name: f.metadata["spec"].default for f in dataclasses.fields(prior)}
+        assert set(data[section]) <= set(default)
+        assert {name: float(getattr(prior, name)) for name in set(default) - set(data[section])} == {
+            name: value for name, value in default.items() if value is not None and name not in data[section]
+        }
         for name, written in data[section].items():
             value = getattr(prior, name)
             if isinstance(value, Range):
@@ -129,7 +133,7 @@ def test_a_file_is_named_too(tmp_path: Any) -> None:
         presets.read(tmp_path / "none.toml")
     file.write_text(presets.path("tiny").read_text(encoding="utf-8").replace("drop = 0.1", "drop = 0.25", 1))
     changed = presets.read(file)
-    assert changed.name == "mine" and float(changed.prior.schema.sink_drop) == pytest.approx(0.4)
+    assert changed.name == "mine" and float(changed.prior.layouts.sink_drop) == pytest.approx(0.4)
     assert float(changed.prior.layouts.drop) == pytest.approx(0.25)
 
 
@@ -146,8 +150,8 @@ def test_priors_made_in_code_are_checked_as_well(tiny: Any) -> None:
     upside_down = dataclasses.replace(schema, tables=Range(low=jnp.int32(3), high=jnp.int32(2), power=jnp.float32(0)))
     with pytest.raises(ValueError, match=r"schema\.tables: low = 3 is above high = 2"):
         jaxrel.check(dataclasses.replace(tiny.prior, schema=upside_down), tiny.capacity)
-    negative = dataclasses.replace(schema, kinds=Weights(weight=jnp.asarray([-1.0, 1, 1, 1])))
-    with pytest.raises(ValueError, match=r"schema\.kinds: expected 4 weights of at least 0"):
+    negative = dataclasses.replace(schema, kinds=Weights(weight=jnp.asarray([-1.0, 1, 1, 1, 1])))
+    with pytest.raises(ValueError, match=r"schema\.kinds: expected 5 weights of at least 0"):
         jaxrel.check(dataclasses.replace(tiny.prior, schema=negative), tiny.capacity)
 
 

@@ -109,6 +109,17 @@ def test_a_permutation_of_many_indices_is_injective_and_even(n: int) -> None:
     assert abs(np.corrcoef(image[1:], image[:-1])[0, 1]) < 0.02
 
 
+_restore = jax.jit(random.inverse_permutation)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 64, 65, 1000, 2**20 + 7, 2**31 - 1])
+def test_an_inverse_permutation_takes_every_image_back(n: int) -> None:
+    index = jnp.arange(1024, dtype=jnp.int32) % jnp.int32(n)
+    image = _permute(KEY, index, jnp.int32(n))
+    np.testing.assert_array_equal(_restore(KEY, image, jnp.int32(n)), index)
+    np.testing.assert_array_equal(_permute(KEY, _restore(KEY, index, jnp.int32(n)), jnp.int32(n)), index)
+
+
 def test_every_permutation_of_four_comes_up() -> None:
     keys = random.named_key(KEY, jnp.arange(24_000, dtype=jnp.int32))
     image = np.asarray(jax.jit(random.index_permutation)(keys[:, None], jnp.arange(4, dtype=jnp.int32)[None], jnp.int32(4)))

@@ -88,12 +88,21 @@ def test_scores(db, written):
 def test_provenance(db, written):
     assert read_digest(written) == {"seed": 3, "index": 0}
     content, child = json.loads((written / "jaxrel.json").read_text()), Catalog.default(db.schema).tables[2]
+    keys = [content["tables"][child.name]["foreign_keys"][fk.name] for fk in child.foreign_keys]
+    assert [key["law"] for key in keys] == ["cluster", "slot", "degree", "tree"] and keys[0]["nullable"]
+    assert keys[1]["most"] == db.schema.fk_capacity[2, 1] and keys[2]["degrees"] == "zipf"
     graph = content["causal_graph"][child.name]
-    assert [5, 6, "linear"] in graph["edges"] and len(graph["nodes"]) == 7
+    assert [5, 6, "linear"] in [edge[:3] for edge in graph["edges"]] and len(graph["nodes"]) == 7
     assert graph["gathers"] == [
         {"node": 5, "foreign_key": child.foreign_keys[1].name, "parent": child.foreign_keys[1].parent, "parent_node": 3}
     ]
-    assert graph["columns"] == {column.name: [c, 0] for c, column in enumerate(child.columns)}
+    assert graph["traits"] == [{"node": 0, "table": child.name, "foreign_key": child.foreign_keys[0].name}]
+    assert content["causal_graph"][child.foreign_keys[0].parent]["traits"] == graph["traits"]
+    names = [column.name for column in child.columns]
+    assert graph["columns"] == {name: [c, 0] for c, name in enumerate(names)}
+    assert graph["missing"] == {names[1]: names[0], names[3]: names[3]}, "column 4 has a driver, but no missing values"
+    series = {table: [n for n, node in enumerate(part["nodes"]) if "series" in node] for table, part in content["causal_graph"].items()}
+    assert list(series.values()) == [[0], [], [0]], "only exogenous nodes are series: what the key's trait shows, of either end"
 
 
 def test_card_and_diagram(db, written):

@@ -187,6 +187,7 @@ PLAIN = {
     "null key": ("shop", "code", lambda x: put(x, 1, None), "code is declared NOT NULL"),
     "dangling natural key": ("purchase", "shop_code", lambda x: put(x, 1, "none"), "shop_code has 1 values that are no code of shop"),
     "dangling key": ("purchase", "helper_id", lambda x: put(x, 1, 0), "helper_id has 1 values that are no id of seller"),
+    "too many children": ("purchase", "seller_id", lambda x: pa.repeat(x[0], len(x)), "seller_id gives one seller 3000 rows"),
     "null": ("shop", "shop_since", lambda x: put(x, 1, None), "shop_since is declared NOT NULL"),
     "bound": ("shop", "shop_count", lambda x: put(x, 1, 101), "outside the declared 0.0 … 100.0"),
     "label": ("shop", "shop_size", lambda x: put(x, 1, "tiny").dictionary_encode(), "undeclared value 'tiny'"),
@@ -209,3 +210,15 @@ def test_a_broken_plain_table_is_found(plain, tmp_path, case):
     found = validate(folder)
     assert any(line in one and table in one for one in found), found
     assert json.loads((folder / "jaxrel.json").read_text())["format"] == "plain"
+
+
+def test_a_repeated_pair_of_keys_is_found(plain, tmp_path):
+    folder = Path(shutil.copytree(plain, tmp_path / "shop-0"))
+    content = json.loads((folder / "jaxrel.json").read_text())
+    keys = content["tables"]["purchase"]["foreign_keys"]
+    keys["shop_code"]["unique"] = keys["helper_id"]["unique"] = ["shop_code", "helper_id"]
+    (folder / "jaxrel.json").write_text(json.dumps(content))
+    pairs = pq.read_table(folder / "db" / "purchase.parquet").select(["shop_code", "helper_id"]).drop_null().to_pylist()
+    repeated = len(pairs) - len({tuple(pair.values()) for pair in pairs})
+    line = f"shop_code, helper_id are declared unique together and repeat {repeated} times"
+    assert repeated and any(line in one for one in validate(folder))

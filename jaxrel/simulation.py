@@ -1,0 +1,185 @@
+"""Stage four and the row functions: every cell of a database, some rows of one table alone, and what is behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrel import struct
+from jaxrel.kernel import State, no_interventions, walk
+from jaxrel.random import named_key, reduce_key
+from jaxrel.tiles import tile_count
+from jaxrel.types import AGGREGATES, NO_TABLE, SCM, TILE, Capacity, Database, Interventions, Links, Schema, tiles_of
+
+__all__ = ["Rows", "Truth", "explain_rows", "simulate", "simulate_rows"]
+
+
+@struct.dataclass
+class Rows:
+    """Some rows of one table."""
+
+    values: Array  # f32[C, rows]
+    missing: Array  # bool[C, rows]
+    time: Array  # i32[rows]
+
+
+@struct.dataclass
+class Truth:
+    """What is behind some rows of one table: every node of its SCM."""
+
+    lanes: Array  # f32[N, W, rows], the nodes' values
+    code: Array  # i32[N, rows], categories of categorical nodes, else 0
+    signal: Array  # f32[N, W, rows], the same before the node's own noise (of a categorical node: what its scores are made of)
+
+
+def _chunk(
+    key: ArrayLike,
+    schema: Schema,
+    links: Links,
+    scm: SCM,
+    capacity: Capacity,
+    table: ArrayLike,
+    first_tile: ArrayLike,
+    tiles: int,
+    aggregates: Array | None,
+    interventions: Interventions | None,
+    tells: bool,
+) -> State:
+    if not isinstance(scm.calibrated, jax.core.Tracer) and not bool(scm.calibrated):
+        raise ValueError("scm: not calibrated, so rows cannot be computed alone; take the scm of a simulated Database")
+    hears = scm.aggregate_table
+    if aggregates is None:
+        if not isinstance(hears, jax.core.Tracer) and bool(jnp.any(hears != NO_TABLE)):
+            raise ValueError("aggregates: the database sums up child rows, so its Database.aggregates must be given")
+        aggregates = jnp.zeros((AGGREGATES, capacity.width, capacity.rows), jnp.float32)
+    table = jnp.asarray(table, jnp.int32)
+    start = schema.row_offset[table] // TILE
+    is_entity = ~schema.is_activity & (jnp.arange(schema.row_count.shape[0], dtype=jnp.int32) < schema.table_count)
+    end = jnp.max(jnp.where(is_entity, schema.row_offset // TILE + tiles_of(schema.row_count), 0))  # referenced tables come first
+    first = start + jnp.asarray(first_tile, jnp.int32)
+    prefix = jnp.where(jnp.any(schema.fk_parent[table] == table), first, jnp.minimum(end, first))
+    noise_key, done = named_key(reduce_key(key), "simulate"), interventions or no_interventions()
+    run = walk(capacity, tiles, True, tells)
+    state: State = run(noise_key, schema, links, scm, done, aggregates, prefix, first, jnp.int32(tiles))
+    return state
+
+
+def simulate_rows(
+    key: ArrayLike,
+    schema: Schema,
+    links: Links,
+    scm: SCM,
+    capacity: Capacity,
+    table: ArrayLike,
+    first_tile: ArrayLike,
+    tiles: int,
+    aggregates: Array | None = None,
+    interventions: Interventions | None = None,
+) -> Rows:
+    """Compute some rows of one table alone: bit for bit those of `simulate`.
+
+    The tables that keys can lead to are computed on the way; of the table itself, where it refers to itself, the rows before.
+
+    Args:
+        key: the key that `simulate` was given.
+        schema: one schema.
+        links: its links.
+        scm: its *calibrated* SCM, ``Database.scm``: structural functions never move.
+        capacity: static sizes.
+        table: i32[], which table.
+        first_tile: i32[], first row in tiles of `TILE` rows.
+        tiles: static, how many tiles.
+        aggregates: ``Database.aggregates``; None where no table of the schema sums up child rows.
+        interventions: what is done to nodes; None: nothing. Aggregates are taken as they are given.
+
+    Returns:
+        `Rows` of ``tiles * TILE`` rows; those past the table's last row are padding.
+
+    Raises:
+        ValueError: if a concrete SCM is not calibrated, or has aggregates that are not given.
+    """
+    state = _chunk(key, schema, links, scm, capacity, table, first_tile, tiles, aggregates, interventions, False)
+    return Rows(values=state.values, missing=state.missing, time=state.time)
+
+
+def explain_rows(
+    key: ArrayLike,
+    schema: Schema,
+    links: Links,
+    scm: SCM,
+    capacity: Capacity,
+    table: ArrayLike,
+    first_tile: ArrayLike,
+    tiles: int,
+    aggregates: Array | None = None,
+    interventions: Interventions | None = None,
+) -> Truth:
+    """The nodes behind some rows of one table: values, and signals before noise. The noise of a mechanism node is their difference.
+
+    Args:
+        key: the key that `simulate` was given.
+        schema: one schema.
+        links: its links.
+        scm: its calibrated SCM, ``Database.scm``.
+        capacity: static sizes.
+        table: i32[], which table.
+        first_tile: i32[], first row in tiles of `TILE` rows.
+        tiles: static, how many tiles.
+        aggregates: ``Database.aggregates``; None where no table of the schema sums up child rows.
+        interventions: what is done to nodes; None: nothing.
+
+    Returns:
+        `Truth` of ``tiles * TILE`` rows; those past the table's last row are unspecified.
+
+    Raises:
+        ValueError: as `simulate_rows` does.
+    """
+    lanes, signal = _chunk(key, schema, links, scm, capacity, table, first_tile, tiles, aggregates, interventions, True).told
+    W = capacity.width
+    return Truth(lanes=lanes[:, :W], code=lanes[:, W].astype(jnp.int32), signal=signal)
+
+
+def simulate(
+    key: ArrayLike, schema: Schema, links: Links, scm: SCM, capacity: Capacity, interventions: Interventions | None = None
+) -> Database:
+    """Compute every cell of a database.
+
+    Args:
+        key: a PRNG key, typed or raw; it moves exogenous noise only (times belong to the schema, links to the links).
+        schema: one schema.
+        links: its links.
+        scm: its SCM; where not calibrated, each table is calibrated on its pilot, and ``Database.scm`` is the calibrated one.
+        capacity: static sizes.
+        interventions: what is done to nodes (`jaxrel.interventions`), from a calibrated SCM on; None: nothing, by the same program.
+
+    Returns:
+        A `Database`.
+
+    Example:
+        >>> import jax, jaxrel
+        >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
+        >>> db = jaxrel.sample_database(key, tiny.prior, tiny.capacity)
+        >>> again = jaxrel.simulate(jax.random.key(1), db.schema, db.links, db.scm, tiny.capacity)
+        >>> bool((again.time == db.time).all()), bool((again.values == db.values).all())
+        (True, False)
+    """
+    noise_key, done, zero = named_key(reduce_key(key), "simulate"), interventions or no_interventions(), jnp.int32(0)
+    blank = jnp.zeros((AGGREGATES, capacity.width, capacity.rows), jnp.float32)
+    state = walk(capacity, capacity.tiles, False)(noise_key, schema, links, scm, done, blank, zero, zero, tile_count(schema))
+    used = schema.table_count > 0
+    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
+    calibrated = dataclasses.replace(scm, **measured, calibrated=scm.calibrated | used)
+    return Database(
+        schema=schema,
+        links=links,
+        scm=calibrated,
+        values=state.values,
+        missing=state.missing,
+        time=state.time,
+        aggregates=state.aggregates,
+        fits=schema.fits & scm.fits,
+    )
