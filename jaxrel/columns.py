@@ -26,7 +26,7 @@ __all__ = ["from_score", "in_units", "knots_of", "log_survival", "missing_values
 _OWN_UNIT = ("count", "price", "bounded", "standard")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
 _PLAIN = MARGINALS.index("identity")
-_P = np.asarray([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in SCORES], np.float32)
+_PLACES = np.asarray([round(0.5 * (1 + math.erf(z / math.sqrt(2))) * 2**20) for z in SCORES], np.int32)  # ranks of SCORES, in 2^-20
 
 
 def sample_columns(
@@ -47,15 +47,15 @@ def sample_columns(
     """
     real = (kind == Kind.NUMERIC) | (kind == Kind.INTEGER)
     marginal = jnp.where(real, draw_choice(key, "marginal", law.marginals, style=style), _PLAIN)
-    u = uniform(bits(key, 0, "shape"))
+    u = _coarse(bits(key, 0, "shape"))
     shape = jnp.zeros_like(u)
     for name, value in (
-        ("lognormal", 0.4 + 0.8 * u),  # standard deviation of the logarithm
+        ("lognormal", 0.375 + 0.8125 * u),  # standard deviation of the logarithm
         ("pareto", 1.0 / (1.5 + 2.0 * u)),  # one over the tail index, which is 1.5…3.5
-        ("count", 0.5 + 20.0 * u * u),  # mean
-        ("zero_inflated", 0.1 + 0.7 * u),  # share of zeros
+        ("count", 0.5 + 20.0 * (u * u)),  # mean
+        ("zero_inflated", 0.125 + 0.6875 * u),  # share of zeros
         ("bounded", 0.25 + 0.5 * u),  # standard deviation, in units of the range
-        ("price", 0.4 + 0.8 * u),
+        ("price", 0.375 + 0.8125 * u),
     ):
         shape = jnp.where(marginal == MARGINALS.index(name), value, shape)
 
@@ -85,13 +85,18 @@ def sample_columns(
     }
 
 
+def _coarse(word: Array) -> Array:
+    """f32[...]: one of 512 midpoints of (0, 1). Its products and sums with short constants are exact: every program rounds alike."""
+    return ((word >> 23).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-9)
+
+
 def _dates(key: Array, days: tuple[Array, Array]) -> dict[str, Array]:
     """Marginals, scales and offsets in days of date columns: evenly over the events' span, most of them near its end, or around a year."""
     first, span = (x.astype(jnp.float32) for x in days)
-    u, v = (uniform(word) for word in pair(key, 0, "date"))
+    u, v = (_coarse(word) for word in pair(key, 0, "date"))
     law = below(bits(key, 1, "date"), 3)
     centre, deviation = -10957.0 + 18262.0 * u, 1000.0 + 3000.0 * v  # 1940 … 1989, 3 … 11 years: dates of birth, of foundation
-    fade = span * (0.1 + 0.2 * v)  # days by which their number falls to a third, backwards
+    fade = span * (0.125 + 0.1875 * v)  # days by which their number falls to a third, backwards
     return {
         "marginal": jnp.asarray([MARGINALS.index(name) for name in ("uniform", "exponential", "normal")], jnp.int32)[law],
         "scale": jnp.where(law == 0, span - 1.0, jnp.where(law == 1, -fade, deviation)),
@@ -114,10 +119,11 @@ def knots_of(seen: Array, real: Array) -> Array:
     word = jax.lax.sort(word ^ flip(word >> 31), is_stable=False)
     ordered = jax.lax.bitcast_convert_type(word ^ flip(word >> 31), jnp.float32)
     count = jnp.sum(real, dtype=jnp.int32)
-    place = jnp.asarray(_P) * (jnp.maximum(count, 1) - 1).astype(jnp.float32)
-    low = place.astype(jnp.int32)
+    place = _PLACES * (jnp.maximum(count, 1) - 1)
+    low, part = place >> 20, (place & 0xFFFFF).astype(jnp.float32) * jnp.float32(2.0**-20)
     high = jnp.minimum(low + 1, jnp.maximum(count - 1, 0))
-    knots = ordered[:, low] + (ordered[:, high] - ordered[:, low]) * (place - low.astype(jnp.float32))[None, :]
+    gap = ordered[:, high] - ordered[:, low]
+    knots = ordered[:, low] + jnp.minimum(gap * part[None, :], gap)  # the minimum keeps product and sum apart: fused, they round otherwise
     return jax.lax.stop_gradient(jnp.where(count > 0, knots, 0.0))
 
 

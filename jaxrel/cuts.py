@@ -42,8 +42,8 @@ def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, class
     """
     cut = draw_choice(key, "cut", law.cuts, style=style)
     cut = jnp.where(classes > most, CUTS.index("zipf"), cut)
-    u = uniform(bits(key, 0, "exponent"))
-    steep = 0.2 + 1.4 * u  # Zipf's exponent; the closed form has none at 1
+    u = (bits(key, 0, "exponent") >> 20).astype(jnp.float32) * jnp.float32(2.0**-12)
+    steep = 0.1875 + 1.4375 * u  # Zipf's exponent, exact; the closed form has none at 1
     steep = jnp.where(jnp.abs(steep - 1.0) < 0.02, 1.02, steep)
     shape = jnp.where(cut == CUTS.index("zipf"), steep, jnp.where(cut == CUTS.index("skewed"), _skew(key, classes), 1.0))
     permuted = chance(bits(key, 0, "permuted"), draw_share(database, "permuted", law.permuted))

@@ -52,6 +52,7 @@ from jaxrel.types import (
 __all__ = ["State", "class_scores", "no_interventions", "prototype_key", "prototypes", "walk"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
+_FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
 _CODES = 255  # the highest code of a category
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
@@ -123,19 +124,29 @@ def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: 
     return jax.vmap(one)(schema, context.tile, context.nodes, context.parent_row, exports, lanes)
 
 
+def _total(x: Array) -> Array:
+    """Sums f32[B, W] of f32[B, W, TILE] to 2⁻¹⁹ of the largest |x|, in integers: every program adds them up to the same bits."""
+    most = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), 1e-30)
+    unit = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(most, jnp.int32) & 0x7F800000, jnp.float32) * jnp.float32(2.0**-19)
+    return jnp.sum(jnp.round(x / unit).astype(jnp.int32), axis=-1).astype(jnp.float32) * unit[..., 0]
+
+
 def _standardise(signal: Array, state: State, context: _Context, n: Array) -> tuple[Array, Array, Array]:
     """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
-    real = context.tile.real[:, None, :]
-    count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
-    mean = jnp.sum(jnp.where(real, signal, 0.0), axis=-1) / count
-    spread = jnp.sqrt(jnp.sum(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0), axis=-1) / count)
+    given, measures = (state.shift[:, n], state.scale[:, n]), context.tile.measures[:, None]
     gathered = (context.nodes["kind"][:, n] == NodeKind.GATHER)[:, None]
-    shift = jnp.where(gathered, 0.0, mean)
-    dead = spread <= 1e-5 + 1e-3 * jnp.abs(mean)  # what varies less than that is, for the most part, rounding
-    scale = jnp.where(gathered, 1.0, jnp.where(dead, 0.0, 1.0 / jnp.where(dead, 1.0, spread)))
-    measures = context.tile.measures[:, None]
-    shift = jnp.where(measures, jax.lax.stop_gradient(shift), state.shift[:, n])
-    scale = jnp.where(measures, jax.lax.stop_gradient(scale), state.scale[:, n])
+
+    def measure(signal: Array) -> tuple[Array, Array]:
+        real = context.tile.real[:, None, :]
+        count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
+        mean = _total(jnp.where(real, signal, 0.0)) / count
+        spread = jnp.sqrt(_total(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0)) / count)
+        dead = spread <= 1e-5 + 1e-3 * jnp.abs(mean)  # what varies less than that is, for the most part, rounding
+        scale = jnp.where(dead, 0.0, 1.0 / jnp.maximum(spread, _FAINT))
+        shift, scale = jnp.where(gathered, 0.0, mean), jnp.where(gathered, 1.0, scale)
+        return jnp.where(measures, shift, given[0]), jnp.where(measures, scale, given[1])
+
+    shift, scale = jax.lax.cond(jnp.any(measures), measure, lambda _: given, jax.lax.stop_gradient(signal))
     return jnp.clip((signal - shift[..., None]) * scale[..., None], -_CLIP, _CLIP), shift, scale
 
 

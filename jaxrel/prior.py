@@ -305,7 +305,8 @@ def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style 
     power = jnp.exp(jnp.log((1.0 - u) * jnp.exp(safe * jnp.log(a)) + u * jnp.exp(safe * jnp.log(b))) / safe)
     logarithmic = jnp.exp(jnp.log(a) + u * (jnp.log(b) - jnp.log(a)))
     curved = jnp.where(flat, logarithmic, power)
-    return jnp.where(law.power == 0, low + u * (high - low), jnp.clip(curved, low, high))
+    even = low + jnp.minimum(u * (high - low), high - low)  # the minimum keeps product and sum apart: fused, they would round otherwise
+    return jnp.where(law.power == 0, even, jnp.clip(curved, low, high))
 
 
 def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
