@@ -31,7 +31,7 @@ def sample_database(key: ArrayLike, prior: Prior, capacity: Capacity) -> Databas
     Example:
         >>> import jax, jaxrel
         >>> tiny = jaxrel.presets.load("tiny")
-        >>> db = jaxrel.sample_database(jax.random.key(0), tiny.prior, tiny.capacity)
+        >>> db = jax.jit(jaxrel.sample_database, static_argnums=2)(jax.random.key(0), tiny.prior, tiny.capacity)
         >>> bool(db.fits)
         True
     """

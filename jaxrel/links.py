@@ -262,8 +262,8 @@ def sample_links(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacit
     Example:
         >>> import jax, jaxrel
         >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
-        >>> schema = jaxrel.sample_schema(key, tiny.prior, tiny.capacity)
-        >>> links = jaxrel.sample_links(key, tiny.prior, schema, tiny.capacity)
+        >>> schema = jax.jit(jaxrel.sample_schema, static_argnums=2)(key, tiny.prior, tiny.capacity)
+        >>> links = jax.jit(jaxrel.sample_links, static_argnums=3)(key, tiny.prior, schema, tiny.capacity)
         >>> links.parent_row.shape == (tiny.capacity.foreign_keys, tiny.capacity.rows)
         True
     """

@@ -127,7 +127,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     Example:
         >>> import jax, jaxrel
         >>> tiny = jaxrel.presets.load("tiny")
-        >>> schema = jaxrel.sample_schema(jax.random.key(0), tiny.prior, tiny.capacity)
+        >>> schema = jax.jit(jaxrel.sample_schema, static_argnums=2)(jax.random.key(0), tiny.prior, tiny.capacity)
         >>> 2 <= int(schema.table_count) <= tiny.capacity.tables
         True
     """

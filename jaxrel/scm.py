@@ -277,8 +277,8 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     Example:
         >>> import jax, jaxrel
         >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
-        >>> schema = jaxrel.sample_schema(key, tiny.prior, tiny.capacity)
-        >>> scm = jaxrel.sample_scm(key, tiny.prior, schema, tiny.capacity)
+        >>> schema = jax.jit(jaxrel.sample_schema, static_argnums=2)(key, tiny.prior, tiny.capacity)
+        >>> scm = jax.jit(jaxrel.sample_scm, static_argnums=3)(key, tiny.prior, schema, tiny.capacity)
         >>> bool(scm.calibrated)
         False
     """

@@ -162,8 +162,9 @@ def simulate(
     Example:
         >>> import jax, jaxrel
         >>> tiny, key = jaxrel.presets.load("tiny"), jax.random.key(0)
-        >>> db = jaxrel.sample_database(key, tiny.prior, tiny.capacity)
-        >>> again = jaxrel.simulate(jax.random.key(1), db.schema, db.links, db.scm, tiny.capacity)
+        >>> db = jax.jit(jaxrel.sample_database, static_argnums=2)(key, tiny.prior, tiny.capacity)
+        >>> simulate = jax.jit(jaxrel.simulate, static_argnums=4)
+        >>> again = simulate(jax.random.key(1), db.schema, db.links, db.scm, tiny.capacity)
         >>> bool((again.time == db.time).all()), bool((again.values == db.values).all())
         (True, False)
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,11 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# Where the processes of this session meet (`sampled.shared`); it goes with the one that leads them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _SESSION = tempfile.TemporaryDirectory(prefix="jaxrel-tests-")
+    os.environ["JAXREL_TESTS_SESSION"] = _SESSION.name
+
 # The suite's own programs are kept by JAX; those of the command lines that tests start, by jaxrel, in a folder of the suite's.
 _CACHE = Path.home() / ".cache" / "jaxrel" / "tests"
 _CACHE.mkdir(parents=True, exist_ok=True)
@@ -27,16 +33,30 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs_of_one_module() -> Iterator[None]:
-    """Let go of a module's programs at its end: an executable maps memory in many pieces, and Linux allows a process 65,530 of them."""
-    yield
+def _let_go() -> None:
+    """Drop all programs: an executable maps memory in many pieces, and Linux allows a process 65,530 of them."""
     import sampled
 
     sampled.program.cache_clear()
     sampled.stages.cache_clear()
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> Iterator[None]:
+    """A module's programs go at its end."""
+    yield
+    _let_go()
+
+
+@pytest.fixture(autouse=True)
+def programs_of_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Those of slow tests, the largest, go when they hold half of the maps that a process may have."""
+    yield
+    maps = Path("/proc/self/maps")
+    if request.node.get_closest_marker("slow") and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        _let_go()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

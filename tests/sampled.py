@@ -1,11 +1,15 @@
-"""Databases that several tests look at: each program is compiled once a session, and a second trace of it is an error."""
+"""Databases that several tests look at: sampled once a session; a second trace of a program is an error."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
 import hashlib
+import os
+import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -84,11 +88,21 @@ def staged(key: jax.Array, prior: Any, capacity: Capacity) -> Database:
     return simulate(key, schema, links_of(key, prior, schema), scm_of(key, prior, schema))
 
 
+def shared(name: str, compute: Callable[[], Any]) -> Any:
+    """A result that the session's processes need one of: who comes first computes it, the others read it."""
+    file = Path(os.environ["JAXREL_TESTS_SESSION"]) / f"{name}.pickle"
+    with open(file.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            file.write_bytes(pickle.dumps(compute(), protocol=5))
+    return pickle.loads(file.read_bytes())
+
+
 @functools.cache
 def databases(name: str, start: int = 0) -> Database:
     """A batch of small databases of a preset, as numpy arrays that lead with the batch."""
     preset = small(name)
-    return jax.device_get(program(preset.capacity)(keys(BATCH[name], start), preset.prior))
+    return shared(f"{name}-{start}", lambda: jax.device_get(program(preset.capacity)(keys(BATCH[name], start), preset.prior)))
 
 
 def each(db: Database) -> Iterator[Database]:
@@ -133,14 +147,20 @@ def digest(*trees: Any) -> str:
     return total.hexdigest()
 
 
+def times(schema: Any, rows: int) -> list[np.ndarray]:
+    """The times of every table of one schema, of at most so many rows."""
+    t, row = jnp.arange(schema.row_count.shape[0], dtype=jnp.int32), jnp.arange(rows, dtype=jnp.int32)
+    found = np.asarray(jax.jit(jax.vmap(time_rows, (None, 0, None)))(schema, t, row))
+    return [found[t, : int(schema.row_count[t])] for t in range(int(schema.table_count))]
+
+
 def digest_of_structure(name: str, count: int) -> str:
-    """`digest` of the schemas, links and times of some small databases, without their values."""
+    """`digest` of the schemas, links and times of the first databases, by a program of the structure alone."""
     capacity = small(name).capacity
 
     def structure(key: jax.Array, prior: Any) -> Any:
         schema = jaxrel.sample_schema(key, prior, capacity)
-        t, rows = jnp.arange(capacity.tables, dtype=jnp.int32), jnp.arange(capacity.rows, dtype=jnp.int32)
-        times = jax.vmap(lambda t: time_rows(schema, t, rows))(t)
-        return schema, jaxrel.sample_links(key, prior, schema, capacity), times
+        return schema, jaxrel.sample_links(key, prior, schema, capacity)
 
-    return digest(jax.jit(jax.vmap(structure, (0, None)))(keys(count), small(name).prior))
+    made = jax.device_get(jax.jit(jax.vmap(structure, (0, None)))(keys(count), small(name).prior))
+    return digest(made, [times(jax.tree.map(lambda x, b=b: x[b], made[0]), capacity.rows) for b in range(count)])

@@ -17,7 +17,7 @@ from jaxrel.registry import MARGINALS
 from jaxrel.types import EXPORTS, NO_CUT, NO_ROW, SCM, Database, Kind, NodeKind
 
 QUICK = ("tiny", "default", "hoppe")
-PRESETS = (*QUICK, pytest.param("plurel", marks=pytest.mark.slow))
+PRESETS = (*QUICK, pytest.param("plurel", marks=[pytest.mark.slow, pytest.mark.xdist_group("plurel")]))
 
 
 def edges_of(scm: SCM, table: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 from flax import nnx
 from jax import Array
+from sampled import staged, stages
 
 import jaxrel
 from jaxrel.families import FAMILIES
@@ -123,18 +125,18 @@ def test_gradients_are_those_of_finite_differences(tiny: Any) -> None:
     }
     schema = dataclasses.replace(schema, kinds=only(KINDS, "numeric"))
     prior = dataclasses.replace(preset.prior, schema=schema, scm=dataclasses.replace(scm, **smooth))
-    db = jax.jit(lambda: jaxrel.sample_database(key, prior, capacity))()
+    db = staged(key, prior, capacity)
     leaves = ("node_noise", "edge_scale", "edge_gain", "column_scale")
 
-    def score(times: dict[str, Array]) -> Array:
+    def score(times: dict[str, Array], simulate: Any) -> Array:
         assert db.scm is not None
         scm = dataclasses.replace(db.scm, **{name: getattr(db.scm, name) * times[name] for name in leaves})
-        return jnp.mean(jnp.tanh(0.2 * jaxrel.simulate(key, db.schema, db.links, scm, capacity).values))
+        return jnp.mean(jnp.tanh(0.2 * simulate(key, db.schema, db.links, scm).values))
 
     ones, h = {name: jnp.float32(1) for name in leaves}, 1e-3
-    gradient, forward = jax.jit(jax.grad(score))(ones), jax.jit(score)
+    gradient = jax.jit(jax.grad(functools.partial(score, simulate=functools.partial(jaxrel.simulate, capacity=capacity))))(ones)
     for name in leaves:
-        high, low = (float(forward({**ones, name: jnp.float32(1 + sign * h)})) for sign in (1, -1))
+        high, low = (float(score({**ones, name: jnp.float32(1 + sign * h)}, stages(capacity)[3])) for sign in (1, -1))
         np.testing.assert_allclose(gradient[name], (high - low) / (2 * h), rtol=0.02, atol=1e-6)
         assert abs(float(gradient[name])) > 1e-5
 
