@@ -124,10 +124,11 @@ def test_generate_validate_inspect(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_sql_names_the_folder_after_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = sql(SQL.format("town"), "--rows", "town=50")(tmp_path)
+    school = Path(__file__).parent.parent / "configs" / "school.sql"  # with the rows that another test asks for: the same programs
+    arguments = sql(school.read_text(encoding="utf-8"), "--rows", "students=1000")(tmp_path)
     assert main(["generate", "--out", str(tmp_path / "out"), "--quiet", *arguments]) == 0
     assert capsys.readouterr() == ("", "")
-    assert sorted(path.stem for path in (tmp_path / "out" / "given-0" / "db").iterdir()) == ["shop", "town"]
+    assert "students" in {path.stem for path in (tmp_path / "out" / "given-0" / "db").iterdir()}
 
 
 def test_presets(capsys: pytest.CaptureFixture[str]) -> None:
