@@ -20,6 +20,7 @@ from jaxrel.random import named_key
 from jaxrel.times import time_rows
 from jaxrel.types import NO_ROW, NO_TABLE, TILE, Database, Kind, LinkLaw
 
+
 def slow(name: str) -> Any:
     """A preset for the slow tests, which go from one process to the next preset by preset; hoppe runs on default's programs."""
     return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.xdist_group("default" if name == "hoppe" else name)])
