@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import networkx as nx
 import numpy as np
-from sampled import databases, each, keys
+from sampled import databases, each, keys, small
 
 import jaxrel
 from jaxrel.types import NO_TABLE
@@ -21,12 +21,16 @@ def test_every_seed_gives_two_tables_of_these_sizes_and_one_key() -> None:
     assert len(np.unique(np.asarray(schema.column_count))) > 3, "everything else is drawn"
 
 
+def test_its_test_size_is_that_of_default_s_programs() -> None:
+    assert small("hoppe").capacity == small("default").capacity
+
+
 def test_columns_of_the_large_table_descend_from_the_small_one_alone_through_the_key() -> None:
     reached = []
     for db in each(databases("hoppe")):
         graph = jaxrel.to_networkx(db)["scm"]
-        small = [node for node in graph if node[0] == 0 and graph.nodes[node]["columns"]]
-        heard = set().union(*(nx.descendants(graph, node) for node in small))
+        given = [node for node in graph if node[0] == 0 and graph.nodes[node]["columns"]]
+        heard = set().union(*(nx.descendants(graph, node) for node in given))
         columns = [name for node, names in graph.nodes("columns") if node[0] == 1 and node in heard for name in names]
         reached.append(len(columns))
         assert any(graph.nodes[node]["kind"] == "gather" for node in heard)
