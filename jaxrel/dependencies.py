@@ -8,12 +8,13 @@ the pair depend on that column too. So a separated pair has a side that is drawn
 under its permutations the table of counts keeps its margins and nothing else.
 
 *Test.* Both columns are cut at quantiles of their own table (categories are kept, rare ones pooled), coarsely for power and finely for
-dependence that is not monotone, and the smaller p-value of two chi-squared tests of independence counts double. The effect is Cramér's V,
+dependence that is not monotone, and the smaller p-value of two chi-squared tests of independence counts double (two rare classes, whose
+counts chance keeps below five, are tested exactly). The effect is Cramér's V,
 corrected for chance: 0 none, 1 a function. An edge whose p-value is above 0.01 is *weak*: it is named, and is no failure, because a prior
 may draw edges that hardly matter. Separated pairs are judged at the level divided by their number (Bonferroni): a sound database
 fails with at most that probability.
 
-Reference: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", 2013.
+Reference: Bergsma, "A bias-correction for Cramér's V and Tschuprow's T", 2013; Fisher, "The logic of inductive inference", 1935.
 """
 
 from __future__ import annotations
@@ -309,6 +310,21 @@ def chi_squared_tail(x: float, freedom: int) -> float:
     return min(total, 1.0)
 
 
+def exact_tail(counts: np.ndarray) -> float:
+    """Fisher's p-value of a two by two table: the chance of all tables with its margins that are no likelier than it."""
+    row, column, total = int(counts[0].sum()), int(counts[:, 0].sum()), int(counts.sum())
+
+    def likelihood(x: int) -> float:
+        cells = (x, row - x, column - x, total - row - column + x)
+        return -sum(math.lgamma(cell + 1.0) for cell in cells)
+
+    support = range(max(0, row + column - total), min(row, column) + 1)
+    each = np.array([likelihood(x) for x in support])
+    chances = np.exp(each - each.max())
+    here = chances[int(counts[0, 0]) - support.start]
+    return float(chances[chances <= here * (1 + 1e-9)].sum() / chances.sum())
+
+
 def _merged(counts: np.ndarray) -> np.ndarray:
     """A table of counts without empty classes, its smallest classes merged until chance puts enough into every cell."""
     counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
@@ -347,7 +363,7 @@ def _compare(a: list[np.ndarray], b: list[np.ndarray]) -> tuple[int, float, floa
         excess = max(statistic / rows - freedom / (rows - 1), 0.0)
         most = min(r - (r - 1) ** 2 / (rows - 1), c - (c - 1) ** 2 / (rows - 1)) - 1
         strength = max(strength, math.sqrt(min(excess / most, 1.0)))
-        p = min(p, chi_squared_tail(statistic, freedom))
+        p = min(p, exact_tail(counts) if freedom == 1 and expected.min() < _EXPECTED else chi_squared_tail(statistic, freedom))
     return rows, strength, min(p * resolutions, 1.0)
 
 

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from fake_database import fake_database
 from sampled import databases, each
+from scipy import stats
 
 from jaxrel.cli import main
-from jaxrel.dependencies import Report, _compare, _cuts, _Graph, _separated, chi_squared_tail, measure_dependencies
+from jaxrel.dependencies import Report, _compare, _cuts, _Graph, _separated, chi_squared_tail, exact_tail, measure_dependencies
 from jaxrel.relbench import write_relbench
 
 MANY = 48
@@ -40,6 +41,15 @@ def test_tails_of_chi_squared() -> None:
     for freedom, x, p in known:
         assert chi_squared_tail(x, freedom) == pytest.approx(p, rel=2e-4)
     assert chi_squared_tail(0.0, 5) == 1.0 and chi_squared_tail(1e6, 5) == 0.0
+
+
+@pytest.mark.parametrize("counts", [[[1, 1], [11, 914]], [[0, 2], [3, 40]], [[3, 0], [0, 7]], [[8, 2], [1, 5]], [[900, 5], [4, 0]]])
+def test_rare_classes_are_tested_exactly(counts: list[list[int]]) -> None:
+    table = np.array(counts)
+    assert exact_tail(table) == pytest.approx(stats.fisher_exact(table).pvalue, rel=1e-6)
+    x, y = (np.repeat(which, table.ravel()) for which in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    if table.sum() > 20:
+        assert _compare([x], [y])[2] == pytest.approx(exact_tail(table), rel=1e-6)
 
 
 def test_separation_is_that_of_networkx() -> None:
