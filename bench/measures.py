@@ -147,7 +147,7 @@ def describe(db: Relational, rng: np.random.Generator, rows: int = 2000) -> dict
         values = {c: db.values(table, c)[at] for c in _ordered(db, table)}
         pairs = [(a, b) for i, a in enumerate(values) for b in list(values)[:i]]
         for i in rng.permutation(len(pairs))[:PAIRS]:
-            out["|correlation| in a row"].append(rank_correlation(*(values[c] for c in pairs[i])))
+            out["correlation, absolute, in a row"].append(rank_correlation(*(values[c] for c in pairs[i])))
     for kind in ("numeric", "integer", "categorical", "boolean"):
         out[f"share of columns that are {kind}"].append(kinds.count(kind) / max(len(kinds), 1))
     out["share of columns that are constant"].append(float(np.mean(constant)) if constant else 0.0)
@@ -165,7 +165,7 @@ def describe(db: Relational, rng: np.random.Generator, rows: int = 2000) -> dict
         theirs = {c: db.values(parent, c)[row[at]] for c in _ordered(db, parent)}
         pairs = [(a, b) for a in mine for b in theirs]
         for i in rng.permutation(len(pairs))[:PAIRS]:
-            out["|correlation| across a key"].append(rank_correlation(mine[pairs[i][0]], theirs[pairs[i][1]]))
+            out["correlation, absolute, across a key"].append(rank_correlation(mine[pairs[i][0]], theirs[pairs[i][1]]))
     return {name: [v for v in values if v is not None] for name, values in out.items()}
 
 

@@ -94,9 +94,9 @@ def test_moments_and_correlations() -> None:
     p = 0.1
     assert out["skew"][0] == pytest.approx((1 - 2 * p) / np.sqrt(p * (1 - p)))
     assert out["excess kurtosis"][0] == pytest.approx((1 - 6 * p * (1 - p)) / (p * (1 - p)))
-    assert out["|correlation| in a row"][:3].count(pytest.approx(1.0)) == 1  # y and z, by ranks
+    assert out["correlation, absolute, in a row"][:3].count(pytest.approx(1.0)) == 1  # y and z, by ranks
     assert measures.rank_correlation(x, np.ones(100)) is None
-    linked = describe(shop(), RNG)["|correlation| across a key"]
+    linked = describe(shop(), RNG)["correlation, absolute, across a key"]
     assert max(linked) > 0.95 and min(linked) < 0.1
 
 
