@@ -62,6 +62,12 @@ def assert_close(a: Database, b: Database) -> None:
     assert wrong <= cells / 10_000, f"{wrong} of {cells} cells differ"
 
 
+def alone(name: str, capacity: Any) -> Database:
+    """The databases of a preset one by one, stage by stage: what each costs, where a batch costs the largest of them."""
+    made = [jax.device_get(staged(key, small(name).prior, capacity)) for key in keys(BATCH[name])]
+    return jax.tree.map(lambda *x: np.stack(x), *made)
+
+
 def more_rows(name: str) -> Any:
     """The preset's prior with activity tables of several tiles."""
     prior = small(name).prior
@@ -120,7 +126,7 @@ def test_p2_room_for_wider_mechanisms_changes_rounding_alone(name: str) -> None:
     db = databases(name)
     cells = sum(t.values.size for one in each(db) for t in tables(one))
     assert name != "default" or cells > 1_000_000
-    assert_close(db, jax.device_get(program(wide(name))(keys(BATCH[name]), small(name).prior)))
+    assert_close(db, alone(name, wide(name)))
 
 
 # ---------------------------------------------------------------- P3: batches, and jit
@@ -128,8 +134,7 @@ def test_p2_room_for_wider_mechanisms_changes_rounding_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_QUICK)
 def test_p3_side_by_side_or_alone_stage_by_stage_is_the_same(name: str) -> None:
-    alone = [jax.device_get(staged(key, small(name).prior, large(name))) for key in keys(BATCH[name])]
-    assert_close(databases(name), jax.tree.map(lambda *x: np.stack(x), *alone))
+    assert_close(databases(name), alone(name, large(name)))
 
 
 # ---------------------------------------------------------------- P4: chunks
