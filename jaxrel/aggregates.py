@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrel import struct
-from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_integer, draw_real
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_real
+from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, exp, running_sum
 from jaxrel.types import AGGREGATES, NO_ROW, NO_TABLE, SCM, TILE, Aggregate, Capacity, Links, Schema, tiles_of
 

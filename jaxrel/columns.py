@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real
+from jaxrel.draws import draw_choice, draw_flag, draw_real
+from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, chance, exp, log, pair, row_bits, uniform
 from jaxrel.registry import MARGINALS
 from jaxrel.style import Style

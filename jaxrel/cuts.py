@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array
 
 from jaxrel.columns import log_survival
-from jaxrel.prior import SCMPrior, draw_choice, draw_share
+from jaxrel.draws import draw_choice, draw_share
+from jaxrel.prior import SCMPrior
 from jaxrel.random import bits, chance, exp, log, mulhi, named_key, pair, uniform
 from jaxrel.registry import CUTS
 from jaxrel.style import Style

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import LinkPrior, draw_choice
+from jaxrel.draws import draw_choice
+from jaxrel.prior import LinkPrior
 from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, row_pair, running_sum
 from jaxrel.registry import DEGREES as NAMES
 from jaxrel.types import DEGREES, Popularity

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import SCMPrior, draw_choice, draw_flag, draw_real, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_real, draw_share
+from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
 from jaxrel.style import Style

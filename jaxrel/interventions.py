@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxrel.kernel import no_interventions
 from jaxrel.registry import MARGINALS
 from jaxrel.simulation import simulate
-from jaxrel.types import ALL_LANES, CODE_LANE, INTERVENTIONS, SCORES, Capacity, Database, Interventions, Kind
+from jaxrel.types import ALL_LANES, CODE_LANE, INTERVENTIONS, SCORES, Capacity, Database, Interventions, Kind, no_interventions
 
 if TYPE_CHECKING:
     from jaxrel.catalog import Catalog

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrel import struct
-from jaxrel.aggregates import aggregate_children, as_ordered
+from jaxrel.aggregates import aggregate_children
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.categories import classify, prototype_key, prototypes
 from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
 from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import add_noise
-from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
+from jaxrel.random import named_key, row_pair
 from jaxrel.registry import CUTS
 from jaxrel.schema import missing_key
 from jaxrel.tiles import SEGMENT, Tile, tile_at
@@ -49,12 +50,10 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["State", "class_scores", "no_interventions", "prototype_key", "prototypes", "walk"]
+__all__ = ["State", "walk"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
-_CODES = 255  # the highest code of a category
-_GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 _NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
@@ -150,44 +149,6 @@ def _standardise(signal: Array, state: State, context: _Context, n: Array) -> tu
     return jnp.clip((signal - shift[..., None]) * scale[..., None], -_CLIP, _CLIP), shift, scale
 
 
-def prototype_key(key: Array, table_id: Array, node: Array) -> Array:
-    """u32[..., 2]: the stream of a node's prototypes, of the SCM's key."""
-    return named_key(key, "prototype", table_id, node)
-
-
-def prototypes(key: Array, width: Array, capacity: Capacity) -> Array:
-    """f32[B, Q, W]: what each category of a categorical node looks like, of the nodes' keys u32[B, 2] and widths i32[B]."""
-    q, w = jnp.arange(capacity.classes, dtype=jnp.int32), jnp.arange(capacity.width, dtype=jnp.int32)
-    prototype, _ = normals(row_pair(key[:, None, None, :], q[None, :, None], w[None, None, :]))
-    return jnp.where((w[None, :] < width[:, None])[:, None, :], prototype, 0.0)
-
-
-def class_scores(prototype: Array, width: Array, signal: Array) -> Array:
-    """Scores of all categories, f32[B, Q, rows], of prototypes f32[B, Q, W], widths i32[B] and signals f32[B, W, rows].
-
-    With Gumbel noise of scale ``node_noise`` the highest score wins: categories have the probabilities of a softmax of score / scale.
-    """
-    sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
-    return jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], signal)
-
-
-def _classify(value: Array, prototype: Array, context: _Context, n: Array) -> Array:
-    """A categorical node: the code with the best score plus Gumbel noise, i32[B, TILE]."""
-    width, classes = context.nodes["width"][:, n], context.nodes["classes"][:, n]
-    noise_key, scale = context.noise_key[:, n], context.nodes["noise"][:, n, None]
-    score = class_scores(prototype, width, jax.lax.stop_gradient(value))
-
-    def challenge(c: Array, best: Array) -> Array:  # one class after another: all at once, XLA computes every score anew for each use
-        noise = gumbel(row_bits(noise_key[:, None, :], context.tile.rows, _GUMBEL + c))
-        ordered = as_ordered(jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False) + scale * noise)  # the code in the low bits
-        ranked = (ordered & ~_CODES) | (_CODES - c)
-        return jnp.where((c < classes)[:, None], jnp.maximum(best, ranked), best)
-
-    lowest = jnp.full(value.shape[::2], jnp.iinfo(jnp.int32).min, jnp.int32)
-    code = _CODES - (jax.lax.fori_loop(0, jnp.max(classes), challenge, lowest) & _CODES)
-    return jnp.minimum(code, prototype.shape[1] - 1)
-
-
 def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
     """Lanes f32[B, lanes, TILE] (numbered by ``lane`` i32[lanes]) after the interventions on node ``n`` of the tile's table."""
     done, tile = context.interventions, context.tile
@@ -279,7 +240,10 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
 
     def categorical(value: Array) -> tuple[Array, Array]:
         prototype = prototypes(context.weight_key[:, n], context.nodes["width"][:, n], capacity)
-        code = _classify(value, prototype, context, n)
+        nodes = context.nodes
+        code = classify(
+            value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], context.noise_key[:, n], context.tile.rows
+        )
         code = _done_to(code.astype(jnp.float32)[:, None], jnp.full(1, CODE_LANE, jnp.int32), context, n)[:, 0]
         code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])
         q = jnp.arange(capacity.classes, dtype=jnp.int32)
@@ -461,7 +425,6 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> An
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
         state, edges = _empty(capacity, tiles * TILE, scm, aggregates, tells), pack_edges(scm)
 
-
         def visit(state: State, j: Array, place: Array, first_pass: Array) -> State:
             return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, loop)
 
@@ -499,9 +462,3 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> An
         return loop(0, 1 + jnp.any(hears).astype(jnp.int32), 2, one_pass, state)
 
     return batched(functools.partial(run, loop=quick_loop), functools.partial(run, loop=fixed_loop))
-
-
-def no_interventions() -> Interventions:
-    """The empty `Interventions`."""
-    none, zero, real = (jnp.full(INTERVENTIONS, x) for x in (jnp.int32(NO_TABLE), jnp.int32(0), jnp.float32(0)))
-    return Interventions(table=none, node=zero, lane=zero, scale=real, shift=real, first_row=zero, past_row=zero)

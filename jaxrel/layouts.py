@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import LayoutPrior, draw_integer, draw_share, rate
+from jaxrel.draws import draw_integer, draw_share, rate
+from jaxrel.prior import LayoutPrior
 from jaxrel.random import below, bits, chance, named_key, pair, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 

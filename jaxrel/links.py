@@ -17,7 +17,8 @@ from jaxrel.batching import batched
 from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, key_stream, key_tables
 from jaxrel.dealing import existing_rows, is_dealt
 from jaxrel.degrees import child_point, degree_laws, means_of
-from jaxrel.prior import Prior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.prior import Prior
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, row_pair
 from jaxrel.slots import slot_rows
 from jaxrel.tiles import tile_at, tile_count

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrel.draws import draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.families import SAMPLERS, Drawn
-from jaxrel.prior import SCMPrior, draw_choice, draw_integers, draw_real, draw_share
+from jaxrel.prior import SCMPrior
 from jaxrel.random import chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS
 from jaxrel.style import Style

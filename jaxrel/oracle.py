@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 
 from jaxrel import struct
+from jaxrel.categories import class_scores, prototype_key, prototypes
 from jaxrel.columns import from_score, in_units, to_score
 from jaxrel.cuts import cut_codes, cut_key
-from jaxrel.kernel import class_scores, prototype_key, prototypes
 from jaxrel.noise import noise_of, uneven
 from jaxrel.simulation import Truth
 from jaxrel.types import NO_CUT, SCM, Capacity, Database, NodeKind, Schema

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.layouts import sample_dag
-from jaxrel.prior import Prior, SchemaPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.prior import Prior, SchemaPrior
 from jaxrel.random import below, bits, named_key, reduce_key, running_sum
 from jaxrel.registry import KINDS
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style

@@ -21,10 +21,11 @@ from jaxrel.aggregates import sample_aggregates
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.columns import sample_columns
 from jaxrel.cuts import sample_cuts
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
 from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
-from jaxrel.prior import Prior, SCMPrior, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
+from jaxrel.prior import Prior, SCMPrior
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
 from jaxrel.registry import CUTS
 from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style

@@ -10,10 +10,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.kernel import State, no_interventions, walk
+from jaxrel.kernel import State, walk
 from jaxrel.random import named_key, reduce_key
 from jaxrel.tiles import tile_count
-from jaxrel.types import AGGREGATES, NO_TABLE, SCM, TILE, Capacity, Database, Interventions, Links, Schema, tiles_of
+from jaxrel.types import AGGREGATES, NO_TABLE, SCM, TILE, Capacity, Database, Interventions, Links, Schema, no_interventions, tiles_of
 
 __all__ = ["Rows", "Truth", "explain_rows", "simulate", "simulate_rows"]
 

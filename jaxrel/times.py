@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 
 from jaxrel import struct
-from jaxrel.prior import SchemaPrior, draw_flag, draw_integers, draw_share
+from jaxrel.draws import draw_flag, draw_integers, draw_share
+from jaxrel.prior import SchemaPrior
 from jaxrel.random import below, bits, mulhi, named_key, pair, row_bits, running_sum
 from jaxrel.types import BURSTS, HOURS, NO_TABLE, SLICES, Schema
 

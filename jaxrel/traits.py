@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.prior import SCMPrior, draw_flag
+from jaxrel.draws import draw_flag
+from jaxrel.prior import SCMPrior
 from jaxrel.random import index_permutation, inverse_permutation, mulhi, named_key, row_pair
 from jaxrel.types import NO_TABLE, STRENGTH, LinkLaw, Schema
 

@@ -52,6 +52,7 @@ __all__ = [
     "SLICES",
     "Schema",
     "row_offsets",
+    "no_interventions",
     "tiles_of",
 ]
 
@@ -343,6 +344,12 @@ class Interventions:
     shift: Array  # f32[INTERVENTIONS]
     first_row: Array  # i32[INTERVENTIONS], rows first_row … past_row - 1 of the table
     past_row: Array  # i32[INTERVENTIONS]
+
+
+def no_interventions() -> Interventions:
+    """The empty `Interventions`."""
+    none, zero, real = (jnp.full(INTERVENTIONS, x) for x in (jnp.int32(NO_TABLE), jnp.int32(0), jnp.float32(0)))
+    return Interventions(table=none, node=zero, lane=zero, scale=real, shift=real, first_row=zero, past_row=zero)
 
 
 @struct.dataclass

@@ -147,20 +147,16 @@ def digest(*trees: Any) -> str:
     return total.hexdigest()
 
 
-def times(schema: Any, rows: int) -> list[np.ndarray]:
-    """The times of every table of one schema, of at most so many rows."""
-    t, row = jnp.arange(schema.row_count.shape[0], dtype=jnp.int32), jnp.arange(rows, dtype=jnp.int32)
-    found = np.asarray(jax.jit(jax.vmap(time_rows, (None, 0, None)))(schema, t, row))
-    return [found[t, : int(schema.row_count[t])] for t in range(int(schema.table_count))]
-
-
 def digest_of_structure(name: str, count: int) -> str:
     """`digest` of the schemas, links and times of the first databases, by a program of the structure alone."""
     capacity = small(name).capacity
 
     def structure(key: jax.Array, prior: Any) -> Any:
         schema = jaxrel.sample_schema(key, prior, capacity)
-        return schema, jaxrel.sample_links(key, prior, schema, capacity)
+        t, rows = jnp.arange(capacity.tables, dtype=jnp.int32), jnp.arange(capacity.rows, dtype=jnp.int32)
+        times = jax.vmap(lambda t: time_rows(schema, t, rows))(t)
+        return schema, jaxrel.sample_links(key, prior, schema, capacity), times
 
-    made = jax.device_get(jax.jit(jax.vmap(structure, (0, None)))(keys(count), small(name).prior))
-    return digest(made, [times(jax.tree.map(lambda x, b=b: x[b], made[0]), capacity.rows) for b in range(count)])
+    schema, links, times = jax.device_get(jax.jit(jax.vmap(structure, (0, None)))(keys(count), small(name).prior))
+    real = [[times[b, t, :n] for t, n in enumerate(schema.row_count[b, : schema.table_count[b]])] for b in range(count)]
+    return digest((schema, links), real)

@@ -11,7 +11,8 @@ from jax.extend.random import threefry2x32_p
 from scipy import stats
 
 from jaxrel import random
-from jaxrel.prior import Range, Weights, draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share
+from jaxrel.prior import Range, Weights
 
 KEY = jnp.asarray([0x9E3779B9, 7], jnp.uint32)
 DRAWS = 1 << 16

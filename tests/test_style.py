@@ -12,7 +12,8 @@ import pytest
 from sampled import keys, small, stages
 from scipy import stats
 
-from jaxrel.prior import Range, Weights, draw_choice, draw_flag, draw_integers, draw_real, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_integers, draw_real, draw_share
+from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, SCM_CHOICES, SCM_RANGES, Style, sample_style
 
