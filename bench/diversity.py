@@ -71,8 +71,7 @@ def study(source: str, arguments: argparse.Namespace) -> tuple[dict[str, list[fl
             learnt += more
     for name in ("row", "parents", "children"):
         words = {"row": "score from the row", "parents": "score with parents", "children": "score with parents and children"}
-        # a copy scores 1 whatever else holds, and the first source shall have none; some hundred held-out rows tell hundredths, no more
-        pooled[words[name]] = [round(getattr(t, name), 2) for t in learnt if not t.copied]
+        pooled[words[name]] = [getattr(t, name) for t in learnt]
     return dict(pooled), figures(learnt)
 
 
