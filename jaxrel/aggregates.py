@@ -17,7 +17,7 @@ from jaxrel import struct
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_real
 from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, exp, running_sum
-from jaxrel.types import AGGREGATES, NO_ROW, NO_TABLE, SCM, TILE, Aggregate, Capacity, Links, Schema, tiles_of
+from jaxrel.types import AGGREGATES, HUGE, NO_ROW, NO_TABLE, SCM, TILE, Aggregate, Capacity, Links, Schema, tiles_of
 
 __all__ = ["aggregate_children", "as_ordered", "from_ordered", "sample_aggregates"]
 
@@ -43,7 +43,8 @@ def sample_aggregates(key: Array, law: SCMPrior, schema: Schema, table: Array, e
     leads_here = (schema.fk_parent == table) & (t != table)[:, None] & ~schema.has_time[:, None]
     flat = leads_here.reshape(-1)
     candidates = jnp.sum(flat, dtype=jnp.int32)
-    wanted = jnp.where(candidates > 0, jnp.clip(draw_integer(key, "aggregates", law.aggregates), 0, AGGREGATES), 0)
+    small = jnp.sum(schema.row_count, dtype=jnp.int32) <= HUGE
+    wanted = jnp.where((candidates > 0) & small, jnp.clip(draw_integer(key, "aggregates", law.aggregates), 0, AGGREGATES), 0)
     chosen = below(bits(key, slot, "aggregated key"), candidates)
     found = flat[None, :] & (running_sum(flat)[None, :] == chosen[:, None] + 1)
     index = jnp.sum(jnp.where(found, jnp.arange(T * K, dtype=jnp.int32)[None, :], 0), axis=1, dtype=jnp.int32)

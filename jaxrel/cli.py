@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--dialect", choices=_DIALECTS, help="of --sql (default: postgres)")
     generate.add_argument("--name", metavar="PREFIX", help="what folder names begin with (default: jaxrel; with --sql, the file's stem)")
     generate.add_argument("--format", choices=("relbench", "plain"), help="default: relbench; with --sql, plain")
+    generate.add_argument(
+        "--chunk-rows", type=_whole(1), metavar="N", help="rows computed at once of a database larger than memory (default: 262144)"
+    )
     generate.add_argument("--overwrite", action="store_true", help="replace databases of another run")
     generate.add_argument("--quiet", action="store_true", help="no progress, no summary")
     generate.set_defaults(run=_generate)
@@ -199,6 +202,7 @@ def _write_databases(arguments: argparse.Namespace) -> int:
             prefix=prefix if arguments.name is None else arguments.name,
             format=arguments.format,
             overwrite=arguments.overwrite,
+            chunk_rows=arguments.chunk_rows or engine.CHUNK_ROWS,
             progress=progress,
             programs=_program_folder(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
 from jaxrel.random import named_key
 from jaxrel.registry import DEGREES
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, LinkLaw
+from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, LinkLaw, Schema
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
     import pandas as pd
 
-__all__ = ["key_laws", "key_text_column", "to_arrow", "to_networkx", "to_pandas", "words_of"]
+__all__ = ["Converter", "TableRows", "key_laws", "key_text_column", "table_rows", "to_arrow", "to_networkx", "to_pandas", "words_of"]
 
 _KEY_TYPES = {"smallint": pa.int16(), "integer": pa.int32(), "bigint": pa.int64()}
 
@@ -43,7 +44,8 @@ def to_arrow(db: Database, catalog: Catalog | None = None, *, surrogate: bool = 
         UserError: if the database has a batch axis, or the catalog describes another schema.
     """
     catalog = words_of(db, catalog)
-    return {words.name: table for words, table in _tables(db, catalog, bool(catalog.sql) and not surrogate)}
+    convert = Converter(db.schema, catalog, bool(catalog.sql) and not surrogate)
+    return {catalog.tables[rows.table].name: convert(rows) for rows in table_rows(db)}
 
 
 def to_pandas(db: Database, catalog: Catalog | None = None, *, surrogate: bool = False) -> dict[str, pd.DataFrame]:
@@ -179,52 +181,90 @@ def words_of(db: Database, catalog: Catalog | None) -> Catalog:
     return catalog
 
 
-def _tables(db: Database, catalog: Catalog, plain: bool) -> Iterator[tuple[TableWords, pa.Table]]:
-    """Each table with its words; ``plain``: exactly what SQL declared."""
-    schema = db.schema
-    row_offset, row_count = np.asarray(schema.row_offset).tolist(), np.asarray(schema.row_count).tolist()
-    values, missing, time = np.asarray(db.values), np.asarray(db.missing), np.asarray(db.time)
-    parent_row, fk_parent = np.asarray(db.links.parent_row), np.asarray(schema.fk_parent)
-    key, ids = jnp.asarray(schema.key), jnp.asarray(schema.table_id)
-    rendered = any(c.type or c.kind >= Kind.TEXT for t in catalog.tables for c in t.columns)
-    column_key = np.asarray(named_key(key, "render", ids[:, None], jnp.asarray(schema.column_id))) if rendered else None
-    natural: dict[int, pa.Array] = {}
-    for t, words in enumerate(catalog.tables):
-        if words.primary_key is not None and words.primary_key_kind != Kind.INTEGER:
-            from jaxrel.render import render_key
+@dataclasses.dataclass(frozen=True)
+class TableRows:
+    """Some rows of one table, on the host."""
 
-            natural[t] = render_key(words, np.arange(row_count[t], dtype=np.int64), np.asarray(named_key(key, "render", ids[t])))
+    table: int
+    first: int  # row id of the first
+    values: np.ndarray  # f32[C, rows]
+    missing: np.ndarray  # bool[C, rows]
+    time: np.ndarray  # i32[rows]
+    parent_row: np.ndarray  # i32[K, rows]
 
-    def key_type(declared: str) -> pa.DataType:
-        return _KEY_TYPES.get(declared, pa.int64()) if plain else pa.int64()
 
-    for t, words in enumerate(catalog.tables):
-        n, rows = row_count[t], slice(row_offset[t], row_offset[t] + row_count[t])
+def table_rows(db: Database) -> Iterator[TableRows]:
+    """The tables of one database, each whole, parents first."""
+    offset, count = np.asarray(db.schema.row_offset).tolist(), np.asarray(db.schema.row_count).tolist()
+    values, missing, time, parent_row = (np.asarray(x) for x in (db.values, db.missing, db.time, db.links.parent_row))
+    for t in range(int(db.schema.table_count)):
+        rows = slice(offset[t], offset[t] + count[t])
+        yield TableRows(t, 0, values[:, rows], missing[:, rows], time[rows], parent_row[:, rows])
+
+
+class Converter:
+    """Rows of a database's tables as Arrow tables, in any chunks.
+
+    Args:
+        schema: of one database, concrete.
+        catalog: its words.
+        plain: exactly what SQL declared; else integer keys from 0, and natural keys beside them.
+    """
+
+    def __init__(self, schema: Schema, catalog: Catalog, plain: bool) -> None:
+        self._schema, self._catalog, self._plain = schema, catalog, plain
+        self._fk_parent, self._row_count = np.asarray(schema.fk_parent), np.asarray(schema.row_count).tolist()
+        ids = np.asarray(schema.table_id)[:, None]
+        self._column_key, self._table_key = None, None
+        if any(c.type or c.kind >= Kind.TEXT for t in catalog.tables for c in t.columns):
+            self._column_key = np.asarray(named_key(jnp.asarray(schema.key), "render", ids, np.asarray(schema.column_id)))
+        self._natural = {t for t, words in enumerate(catalog.tables) if words.primary_key and words.primary_key_kind != Kind.INTEGER}
+        if self._natural:
+            self._table_key = np.asarray(named_key(jnp.asarray(schema.key), "render", ids[:, 0]))
+        self._parents: dict[int, pa.Array] = {}  # natural keys of whole tables that keys lead to
+
+    def __call__(self, rows: TableRows) -> pa.Table:
+        """Convert some rows of one table."""
+        t, plain, tables = rows.table, self._plain, self._catalog.tables
+        words, n = tables[t], rows.time.shape[0]
         arrays: dict[str, pa.Array] = {}
+
+        def key_type(declared: str) -> pa.DataType:
+            return _KEY_TYPES.get(declared, pa.int64()) if plain else pa.int64()
+
+        ids = np.arange(rows.first, rows.first + n, dtype=np.int64)
         if words.primary_key is not None:
-            if plain and t in natural:
-                arrays[words.primary_key] = natural[t]
+            if plain and t in self._natural:
+                arrays[words.primary_key] = self._natural_keys(t, ids)
             else:
-                arrays[words.primary_key] = _integer_keys(np.arange(n), None, key_type(words.primary_key_type), plain, words.name)
+                arrays[words.primary_key] = _integer_keys(ids, None, key_type(words.primary_key_type), plain, words.name)
         for k, fk in enumerate(words.foreign_keys):
-            row, parent = parent_row[k, rows], int(fk_parent[t, k])
+            row, parent = rows.parent_row[k], int(self._fk_parent[t, k])
             null = row == NO_ROW
-            if plain and parent in natural:
-                arrays[fk.name] = natural[parent].take(_masked(row.astype(np.int64), null))
+            if plain and parent in self._natural:
+                if parent not in self._parents:
+                    self._parents[parent] = self._natural_keys(parent, np.arange(self._row_count[parent], dtype=np.int64))
+                arrays[fk.name] = self._parents[parent].take(_masked(row.astype(np.int64), null))
             else:
-                arrays[fk.name] = _integer_keys(row, null, key_type(fk.type or catalog.tables[parent].primary_key_type), plain, fk.parent)
+                arrays[fk.name] = _integer_keys(row, null, key_type(fk.type or tables[parent].primary_key_type), plain, fk.parent)
         if words.time_column is not None:
-            arrays[words.time_column] = _times(time[rows], plain and words.time_kind == Kind.DATE)
-        if not plain and t in natural:
-            arrays[key_text_column(words)] = natural[t]
+            arrays[words.time_column] = _times(rows.time, plain and words.time_kind == Kind.DATE)
+        if not plain and t in self._natural:
+            arrays[key_text_column(words)] = self._natural_keys(t, ids)
         for c, column in enumerate(words.columns):
             if column.type or column.kind >= Kind.TEXT:
-                assert column_key is not None
-                arrays[column.name] = _rendered(column, values[c, rows], missing[c, rows], column_key[t, c], plain)
+                assert self._column_key is not None
+                arrays[column.name] = _rendered(column, rows.values[c], rows.missing[c], self._column_key[t, c], ids, plain)
             else:
-                arrays[column.name] = _column(column, values[c, rows], missing[c, rows])
+                arrays[column.name] = _column(column, rows.values[c], rows.missing[c])
         order = words.order if plain and words.order else tuple(arrays)
-        yield words, pa.table({name: arrays[name] for name in order})
+        return pa.table({name: arrays[name] for name in order})
+
+    def _natural_keys(self, t: int, ids: np.ndarray) -> pa.Array:
+        from jaxrel.render import render_key
+
+        assert self._table_key is not None
+        return render_key(self._catalog.tables[t], ids, self._table_key[t])
 
 
 def _masked(values: np.ndarray, missing: np.ndarray | None) -> pa.Array:
@@ -264,11 +304,11 @@ def _column(column: ColumnWords, values: np.ndarray, missing: np.ndarray) -> pa.
             return _masked(values, missing)
 
 
-def _rendered(column: ColumnWords, values: np.ndarray, missing: np.ndarray, key: np.ndarray, plain: bool) -> pa.Array:
+def _rendered(column: ColumnWords, values: np.ndarray, missing: np.ndarray, key: np.ndarray, ids: np.ndarray, plain: bool) -> pa.Array:
     """A declared column; beside surrogate keys in the types that RelBench's clients read: decimals as doubles, dates as timestamps."""
     from jaxrel.render import render_column
 
-    array = render_column(column, values, missing, key)
+    array = render_column(column, values, missing, key, rows=ids)
     if not plain and pa.types.is_decimal(array.type):
         return array.cast(pa.float64())
     return array.cast(pa.timestamp("us")) if not plain and pa.types.is_date(array.type) else array

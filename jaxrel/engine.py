@@ -17,27 +17,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxrel import files, presets
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
-from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior, Weights, capacity_for, check
-from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
-from jaxrel.random import STREAM_VERSION, named_key, reduce_key
-from jaxrel.schema import sample_schema
-from jaxrel.scm import sample_scm
-from jaxrel.simulation import simulate
-from jaxrel.types import SCM, Capacity, Database, Links, Schema
+from jaxrel.random import STREAM_VERSION, seed_key
+from jaxrel.stages import Made, Plan, Stages
+from jaxrel.streaming import CHUNK_ROWS
+from jaxrel.types import TILE, Capacity, Database, Schema, tiles_of
 
 __all__ = ["FORMATS", "Report", "Source", "generate"]
 
@@ -74,18 +69,6 @@ class Report:
         return self.cells / self.seconds if self.seconds > 0 else 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What every database of a run shares."""
-
-    prior: Prior
-    schema: Schema | None  # a user's; None: drawn from the prior
-    capacity: Capacity
-    digest: dict[str, Any]  # of the run; an index makes it the digest of one database
-    catalog: Catalog | None
-    format: str
-
-
 def _sha256(tree: Any, text: str = "") -> str:
     """Digest of a pytree's paths, shapes and 32-bit values, and of a text."""
     digest = hashlib.sha256(text.encode())
@@ -97,83 +80,6 @@ def _sha256(tree: Any, text: str = "") -> str:
     return digest.hexdigest()
 
 
-# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
-# without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
-_UNOPTIMISED = {"xla_backend_optimization_level": 0}
-_WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
-
-
-def _database_key(root: Array, index: Array) -> Array:
-    return named_key(root, "database", index)
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
-def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
-    return sample_schema(_database_key(root, index), prior, capacity)
-
-
-@partial(jax.jit, compiler_options=_UNOPTIMISED)
-def _rekeyed(root: Array, index: Array, schema: Schema) -> Schema:
-    return dataclasses.replace(schema, key=named_key(_database_key(root, index), "schema"))
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
-def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
-    return sample_scm(_database_key(root, index), prior, schema, capacity)
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
-def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_link_laws(_database_key(root, index), prior, schema, capacity)
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
-def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
-    return place_links(laws, schema, capacity)
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
-def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
-    return simulate(_database_key(root, index), schema, links, scm, capacity)
-
-
-class _Programs:
-    """The compiled stages of one run: made at the first database, kept in a folder for later processes. Many threads may call it."""
-
-    def __init__(self, plan: _Plan, folder: Path | None) -> None:
-        self._plan, self._folder = plan, folder
-        self._lock = threading.Lock()
-        self._stages: dict[str, Callable[..., Any]] = {}
-
-    def _compile(self, root: Array, index: np.int32) -> None:
-        """All stages. What is not kept on disk compiles at the first run, hence under the lock."""
-        drawn = self._plan.schema is None
-        functions = {"schema": _schema if drawn else _rekeyed, "laws": _laws, "scm": _scm, "links": _links, "simulate": _simulate}
-        inputs = {
-            "schema": ("root", "index", "prior" if drawn else "declared"),
-            "laws": ("root", "index", "prior", "schema"),
-            "links": ("laws", "schema"),
-            "scm": ("root", "index", "prior", "schema"),
-            "simulate": ("root", "index", "schema", "links", "scm"),
-        }
-        known = {"root": root, "index": index, "prior": self._plan.prior, "declared": self._plan.schema}
-        self._stages = compile_or_load(functions, inputs, known, {"capacity": self._plan.capacity}, self._folder)
-
-    def _run(self, root: Array, index: np.int32) -> Database:
-        prior, stages = self._plan.prior, self._stages
-        schema = stages["schema"](root, index, prior if self._plan.schema is None else self._plan.schema)
-        links = stages["links"](stages["laws"](root, index, prior, schema), schema)
-        scm = stages["scm"](root, index, prior, schema)
-        return stages["simulate"](root, index, schema, links, scm)
-
-    def __call__(self, root: Array, index: np.int32) -> Database:
-        with self._lock:
-            if not self._stages:
-                self._compile(root, index)
-                return self._run(root, index)
-        return self._run(root, index)
-
-
 def _plain_lanes(prior: Prior) -> Prior:
     """The prior of a user's schema: real columns are standardised lanes, which the catalog maps to the declared types."""
     one = dataclasses.replace(prior.scm.value_scale, low=jnp.float32(1), high=jnp.float32(1), power=jnp.float32(0))
@@ -182,7 +88,7 @@ def _plain_lanes(prior: Prior) -> Prior:
     return dataclasses.replace(prior, scm=scm)
 
 
-def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None) -> _Plan:
+def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None, chunk_rows: int) -> Plan:
     versions = {"stream_version": STREAM_VERSION, "jaxrel": __version__, "jax": jax.__version__}
     if isinstance(source, tuple) and isinstance(source[0], Schema):
         schema, words = source
@@ -200,10 +106,10 @@ def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None
         schema, format = None, format or "relbench"
     if format not in FORMATS:
         raise UserError(f"format: {format!r} is unknown; use one of {', '.join(FORMATS)}")
-    return _Plan(prior, schema, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format)
+    return Plan(prior, schema, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format, chunk_rows)
 
 
-def _check_arguments(seed: int, databases: int, start: int, prefix: str) -> None:
+def _check_arguments(seed: int, databases: int, start: int, prefix: str, chunk_rows: int) -> None:
     if not 0 <= seed < _MOST_SEEDS:
         raise UserError(f"seed: {seed} is outside 0…{_MOST_SEEDS - 1}")
     if databases < 1:
@@ -212,6 +118,8 @@ def _check_arguments(seed: int, databases: int, start: int, prefix: str) -> None
         raise UserError(f"start: indices {start}…{start + databases - 1} are not all inside 0…{_MOST_INDICES - 1}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", prefix):
         raise UserError(f"name: {prefix!r} is no folder name; use letters, digits, '_', '-' and '.', with a letter or digit first")
+    if chunk_rows < TILE or chunk_rows % TILE:
+        raise UserError(f"chunk rows: {chunk_rows} is not a multiple of {TILE}; use {max(tiles_of(chunk_rows), 1) * TILE}")
     if "synthetic" in prefix.lower():
         raise UserError(f"name: {prefix!r} contains 'synthetic', and the relational transformer skips such folders; choose another")
 
@@ -356,12 +264,13 @@ def generate(
     format: str | None = None,
     catalog: Catalog | None = None,
     overwrite: bool = False,
+    chunk_rows: int = CHUNK_ROWS,
     progress: Callable[[Report], None] | None = None,
     programs: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Write databases ``start … start + databases - 1`` of a corpus to ``<out>/<prefix>-<index>/``.
 
-    Database i is drawn from ``named_key(reduce_key(jax.random.key(seed)), "database", i)``. A folder that already holds it, written by
+    Database i is drawn from ``named_key(seed_key(seed), "database", i)``. A folder that already holds it, written by
     a run with the same seed, prior or schema, format and versions, is skipped: a run that was stopped goes on when it is called again.
 
     Args:
@@ -374,6 +283,8 @@ def generate(
         format: "relbench" or "plain"; None is "plain" for a schema with a catalog, else "relbench".
         catalog: names for the databases of a prior whose schema is always the same; None draws default names.
         overwrite: replace databases of another run.
+        chunk_rows: rows computed at once of a database of more than `jaxrel.types.HUGE` rows, whose cells are never in memory as a whole;
+            a multiple of 1,024. It bounds memory and changes no value.
         progress: called with the report so far, after each database and twice a second between.
         programs: folder in which compiled programs are kept for later processes; the command line gives one.
 
@@ -385,29 +296,29 @@ def generate(
     """
     began = time.monotonic()
     out = Path(out)
-    _check_arguments(seed, databases, start, prefix)
-    plan = _plan(source, catalog, seed, format)
+    _check_arguments(seed, databases, start, prefix, chunk_rows)
+    plan = _plan(source, catalog, seed, format, chunk_rows)
     todo = _outstanding(out, prefix, range(start, start + databases), plan.digest, overwrite)
     report = Report(databases, skipped=databases - len(todo), seconds=time.monotonic() - began)
-    root = reduce_key(jax.random.key(seed, impl="threefry2x32"))  # named, so that no JAX flag moves a corpus
+    root = seed_key(seed)
 
-    program = _Programs(plan, None if programs is None else Path(programs))
+    program = Stages(plan, None if programs is None else Path(programs))
 
-    def compute(index: int) -> Database:
+    def compute(index: int) -> Made:
         try:
-            database: Database = jax.device_get(program(root, np.int32(index)))
+            made = program(root, np.int32(index))
         except Exception as error:
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error
             raise
-        if not database.fits:
+        if not made.database.fits:
             raise UserError(f"database {index} of seed {seed} does not fit its capacity; raise [capacity] in the configuration")
-        return database
+        return made
 
-    def write(index: int, database: Database) -> tuple[int, int]:
+    def write(index: int, made: Made) -> tuple[int, int]:
         folder = out / f"{prefix}-{index}"
-        _write(database, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
-        return _size(database, plan.catalog)
+        _write(made, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
+        return _size(made.database, plan.catalog)
 
     def tick() -> None:
         nonlocal report
@@ -429,8 +340,8 @@ def generate(
     return report
 
 
-def _write(database: Database, folder: Path, plan: _Plan, digest: dict[str, Any], overwrite: bool) -> None:
+def _write(made: Made, folder: Path, plan: Plan, digest: dict[str, Any], overwrite: bool) -> None:
     from jaxrel.relbench import write_plain, write_relbench  # pandas and pyarrow load only when something is written
 
     writer = write_relbench if plan.format == "relbench" else write_plain
-    writer(database, folder, plan.catalog, digest=digest, overwrite=overwrite)
+    writer(made.database, folder, plan.catalog, digest=digest, overwrite=overwrite, rows=made.rows)

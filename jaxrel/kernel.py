@@ -33,13 +33,11 @@ from jaxrel.types import (
     AGGREGATES,
     ALL_LANES,
     CODE_LANE,
-    EXPORTS,
     INTERVENTIONS,
     NO_CUT,
     NO_ROW,
     NO_TABLE,
     SCM,
-    SCORES,
     TILE,
     Capacity,
     Interventions,
@@ -63,14 +61,11 @@ _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "
 class State:
     """What one tile hands to the next."""
 
-    exports: Array  # f32[B, EXPORTS, W, R]
+    exports: Array  # f32[B, EXPORTS, W, rows]; where it holds the rows of resident tables only, its last tile takes what nobody reads
     aggregates: Array  # f32[B, AGGREGATES, W, R]
     lanes: Array  # f32[B, N, W + 1, TILE], the nodes of one tile; what an earlier tile left is written before it is read
     signals: Array  # f32[B, N, W, TILE] where they are asked for, else f32[B, 0, W, TILE]: nodes before their noise
-    shift: Array  # f32[B, N, W], calibration of the table at hand
-    scale: Array  # f32[B, N, W]
-    knots: Array  # f32[B, C, SCORES]
-    column_knots: Array  # f32[B, T, C, SCORES]
+    column_knots: Array  # f32[B, T, C, SCORES], calibration
     node_shift: Array  # f32[B, T, N, W]
     node_scale: Array  # f32[B, T, N, W]
     values: Array  # f32[B, C, rows]
@@ -130,9 +125,17 @@ def _total(x: Array) -> Array:
     return jnp.sum(jnp.round(x / unit).astype(jnp.int32), axis=-1).astype(jnp.float32) * unit[..., 0]
 
 
-def _standardise(signal: Array, state: State, context: _Context, n: Array) -> tuple[Array, Array, Array]:
+def _put(of_tables: Array, table: Array, own: Array) -> Array:
+    """Calibrations [B, T, …] with those of each database's table at hand, [B, …], in their place."""
+    if own.shape[0] == 1:
+        return jax.lax.dynamic_update_index_in_dim(of_tables, own[:, None], table[0], 1)
+    is_own = jnp.arange(of_tables.shape[1], dtype=jnp.int32)[None, :] == table[:, None]
+    return jnp.where(is_own.reshape(*is_own.shape, *(1,) * (own.ndim - 1)), own[:, None], of_tables)
+
+
+def _standardise(signal: Array, given: tuple[Array, Array], context: _Context, n: Array) -> tuple[Array, Array, Array]:
     """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
-    given, measures = (state.shift[:, n], state.scale[:, n]), context.tile.measures[:, None]
+    measures = context.tile.measures[:, None]
     gathered = (context.nodes["kind"][:, n] == NodeKind.GATHER)[:, None]
 
     def measure(signal: Array) -> tuple[Array, Array]:
@@ -220,7 +223,7 @@ def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any,
         signal = jnp.where(pick == code, value, signal)
 
     in_width = jnp.arange(W, dtype=jnp.int32)[None, :, None] < width[:, None, None]
-    value, node_shift, node_scale = _standardise(signal, state, context, n)
+    value, node_shift, node_scale = _standardise(signal, (shift[:, n], scale[:, n]), context, n)
 
     noiseless = jnp.where(in_width & exists[:, None, None], value, 0.0)
     is_noisy = has(NodeKind.MECHANISM) & (context.nodes["classes"][:, n] == 0)  # a categorical node's noise is in its choice
@@ -303,15 +306,19 @@ def _step(
     j: Array,
     out_tile: Array,
     first_pass: Array,
+    streams: bool,
     loop: Loop,
 ) -> State:
     """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs.
 
-    In the first pass without the nodes that need aggregates.
+    In the first pass without the nodes that need aggregates. ``streams``: the links are those of the tiles of the outputs.
     """
     tile = jax.vmap(tile_at, (0, None))(schema, j)
-    position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
-    parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
+    if streams:
+        parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
+    else:
+        position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
+        parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
     time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
@@ -331,14 +338,9 @@ def _step(
         edges=edges,
         interventions=interventions,
     )
-    calibrated = scm.calibrated[:, None, None]
-    entered = _at(scm.node_shift, tile.table), _at(scm.node_scale, tile.table)
-    known = [jnp.where(calibrated, given, current) for given, current in zip(entered, (state.shift, state.scale), strict=True)]
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
-    state = dataclasses.replace(state, shift=known[0], scale=known[1])
-
     node_step = functools.partial(_node, schema, state, context, capacity=capacity, loop=loop)
-    carry = state.lanes, state.signals, state.shift, state.scale
+    carry = state.lanes, state.signals, _at(state.node_shift, tile.table), _at(state.node_scale, tile.table)
     lanes, signals, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
@@ -348,7 +350,7 @@ def _step(
     own_cut = jnp.where(in_use, _at(scm.column_cut, tile.table), NO_CUT)
     any_cut = jnp.any(own_cut != NO_CUT)
     measures = context.tile.measures
-    knots = jnp.where(calibrated, _at(scm.column_knots, tile.table), state.knots)
+    knots = _at(state.column_knots, tile.table)
     ranked = any_marginal | any_driver | any_cut
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
@@ -360,8 +362,6 @@ def _step(
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
     values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
-    own = (jnp.arange(capacity.tables, dtype=jnp.int32)[None, :] == tile.table[:, None]) & jnp.any(tile.real, axis=1)[:, None]
-    own = own[:, :, None, None]
     update = jax.lax.dynamic_update_slice
     zero = jnp.int32(0)
     return dataclasses.replace(
@@ -369,12 +369,9 @@ def _step(
         exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
         lanes=lanes,
         signals=signals,
-        shift=shift,
-        scale=scale,
-        knots=knots,
-        column_knots=jnp.where(own, knots[:, None], state.column_knots),
-        node_shift=jnp.where(own, shift[:, None], state.node_shift),
-        node_scale=jnp.where(own, scale[:, None], state.node_scale),
+        column_knots=_put(state.column_knots, tile.table, knots),
+        node_shift=_put(state.node_shift, tile.table, shift),
+        node_scale=_put(state.node_scale, tile.table, scale),
         values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
         missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
         time=update(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), (zero, out_tile * TILE)),
@@ -382,16 +379,13 @@ def _step(
     )
 
 
-def _empty(capacity: Capacity, rows: int, scm: SCM, aggregates: Array, tells: bool) -> State:
+def _empty(capacity: Capacity, rows: int, scm: SCM, aggregates: Array, exports: Array, tells: bool) -> State:
     batch, W, N = aggregates.shape[0], capacity.width, capacity.nodes
     return State(
-        exports=jnp.zeros((batch, EXPORTS, W, capacity.rows), jnp.float32),
+        exports=exports,
         aggregates=aggregates,
         lanes=jnp.zeros((batch, N, W + 1, TILE), jnp.float32),
         signals=jnp.zeros((batch, N if tells else 0, W, TILE), jnp.float32),
-        shift=jnp.zeros((batch, N, W), jnp.float32),
-        scale=jnp.ones((batch, N, W), jnp.float32),
-        knots=jnp.zeros((batch, capacity.columns, len(SCORES)), jnp.float32),
         column_knots=scm.column_knots,
         node_shift=scm.node_shift,
         node_scale=scm.node_scale,
@@ -403,11 +397,12 @@ def _empty(capacity: Capacity, rows: int, scm: SCM, aggregates: Array, tells: bo
 
 
 @functools.cache
-def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> Any:
+def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, streams: bool = False) -> Any:
     """The kernel over the row axis of a batch of databases: all of it in two passes, or a chunk of it in one.
 
     A chunk computes the tiles before ``prefix`` and then ``count`` tiles from ``first`` on, which are the ones it returns; all three are
-    the batch's maximum, as the loop needs them unbatched. Its aggregates are given.
+    the batch's maximum, as the loop needs them unbatched. Its aggregates are given. Of a chunk that ``streams``, the exports of the tiles
+    before are given too, and the links are its own, pilot included.
     """
 
     def run(
@@ -417,16 +412,17 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False) -> An
         scm: SCM,
         interventions: Interventions,
         aggregates: Array,
+        exports: Array,
         prefix: Array,
         first: Array,
         count: Array,
         loop: Loop,
     ) -> State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
-        state, edges = _empty(capacity, tiles * TILE, scm, aggregates, tells), pack_edges(scm)
+        state, edges = _empty(capacity, tiles * TILE, scm, aggregates, exports, tells), pack_edges(scm)
 
         def visit(state: State, j: Array, place: Array, first_pass: Array) -> State:
-            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, loop)
+            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop)
 
         if loop is fixed_loop:
             visit = jax.checkpoint(visit)  # what the way back needs of a tile is computed anew there, one tile at a time

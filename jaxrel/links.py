@@ -25,7 +25,7 @@ from jaxrel.tiles import tile_at, tile_count
 from jaxrel.traits import trait_parents
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
-__all__ = ["link_rows", "place_links", "sample_link_laws", "sample_links"]
+__all__ = ["link_rows", "link_tiles", "place_links", "sample_link_laws", "sample_links"]
 
 _NULL, _TREE = 16, 18  # lanes of a child row's words; others are those of `jaxrel.clusters` and `jaxrel.dealing`
 
@@ -98,8 +98,11 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
 
 
 @functools.cache
-def _walk(capacity: Capacity, tiles: int) -> Any:
-    """The link stage over some tiles of the row axis, in a batch of databases: those from ``first`` on, at most ``tiles``."""
+def _walk(capacity: Capacity, tiles: int, pilots: bool = False) -> Any:
+    """The link stage over some tiles of the row axis, in a batch of databases: those from ``first`` on, at most ``tiles``.
+
+    A tile before a table's rows is left NO_ROW, or with ``pilots`` holds the links of the table's pilot.
+    """
 
     def walk(schema: Schema, links: Links, first: Array) -> Array:  # every leaf leads with B
         batch = schema.table_count.shape[0]
@@ -161,7 +164,8 @@ def _walk(capacity: Capacity, tiles: int) -> Any:
 
             rows = jax.lax.cond(rare.slot | rare.degree, constrain, lambda x: x, rows)
             rows = jax.lax.cond(rare.trait, with_traits, lambda x: x, rows)
-            rows = jnp.where((tile.real & ~tile.is_pilot[:, None])[:, None, :], rows, jnp.int32(NO_ROW))
+            shown = tile.real if pilots else tile.real & ~tile.is_pilot[:, None]
+            rows = jnp.where(shown[:, None, :], rows, jnp.int32(NO_ROW))
             return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
 
         out = jnp.full((batch, capacity.foreign_keys, tiles * TILE), NO_ROW, jnp.int32)
@@ -187,6 +191,11 @@ def link_rows(schema: Schema, links: Links, capacity: Capacity, table: ArrayLike
     """
     first = schema.row_offset[table] // TILE + jnp.asarray(first_tile, jnp.int32)
     return _walk(capacity, tiles)(schema, links, first)
+
+
+def link_tiles(schema: Schema, links: Links, capacity: Capacity, first: ArrayLike, tiles: int) -> Array:
+    """Links of some tiles of the row axis, those of pilots too: i32[K, tiles * TILE], as `link_rows` says."""
+    return _walk(capacity, tiles, True)(schema, links, jnp.asarray(first, jnp.int32))
 
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax import Array
 
@@ -229,9 +229,13 @@ def _number(where: str, value: Any, spec: _Spec, integer: bool) -> float:
     return float(value)
 
 
+def _leaf_of(value: Any, dtype: Any = np.float32) -> Array:
+    return jax.device_put(np.asarray(value, dtype))  # a conversion on the device would be a program of its own
+
+
 def _read_leaf(where: str, value: Any, spec: _Spec) -> Any:
     if spec.kind == "number":
-        return jnp.asarray(_number(where, value, spec, False), jnp.float32)
+        return _leaf_of(_number(where, value, spec, False))
     if spec.kind == "weights":
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a table of weights such as {{ {spec.names[0]} = 1.0 }}, got {value!r}")
@@ -241,7 +245,7 @@ def _read_leaf(where: str, value: Any, spec: _Spec) -> Any:
         weights = [_number(f"{where}.{n}", value.get(n, 0.0), _Spec("number", 0, 4096), False) for n in spec.names]
         if max(weights) * 4096 < 1:
             raise ValueError(f"{where}: all weights are 0; give at least one name a weight")
-        return Weights(weight=jnp.asarray(weights, jnp.float32))
+        return Weights(weight=_leaf_of(weights))
     integer = spec.kind == "integer"
     if not isinstance(value, Mapping):
         value = {"low": value, "high": value}
@@ -253,8 +257,8 @@ def _read_leaf(where: str, value: Any, spec: _Spec) -> Any:
             raise ValueError(f"{where}.{name}: missing key; a range has low, high and power")
     low, high = (_number(f"{where}.{n}", value[n], spec, integer) for n in ("low", "high"))
     power = _number(f"{where}.power", value.get("power", 0.0), _Spec("number", 0, 4), False)
-    dtype = jnp.int32 if integer else jnp.float32
-    return Range(low=jnp.asarray(low, dtype), high=jnp.asarray(high, dtype), power=jnp.asarray(power, jnp.float32))
+    dtype = np.int32 if integer else np.float32
+    return Range(low=_leaf_of(low, dtype), high=_leaf_of(high, dtype), power=_leaf_of(power))
 
 
 def _read_section(where: str, cls: Any, data: Any) -> Any:

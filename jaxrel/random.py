@@ -41,6 +41,7 @@ __all__ = [
     "row_bits",
     "row_pair",
     "running_sum",
+    "seed_key",
     "sine",
     "sine_turns",
     "threefry2x32",
@@ -105,6 +106,11 @@ def reduce_key(key: ArrayLike) -> Array:
         pair = key[i : i + 2]
         words = jnp.stack(threefry2x32(words[0], words[1], pair[0], pair[-1]))
     return words
+
+
+def seed_key(seed: int) -> Array:
+    """u32[2]: ``reduce_key(jax.random.key(seed, impl="threefry2x32"))`` for a seed below 2^32, made on the host: no JAX flag moves it."""
+    return jax.device_put(np.asarray([0, seed], np.uint32))
 
 
 def _small(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Array, Array]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import yaml
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog, TableWords
 from jaxrel.causal import describe_graph
-from jaxrel.convert import key_laws, key_text_column, to_arrow, words_of
+from jaxrel.convert import Converter, TableRows, key_laws, key_text_column, table_rows, words_of
 from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
 from jaxrel.files import atomic_folder, write_digest
@@ -26,6 +28,8 @@ from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
 __all__ = ["write_plain", "write_relbench"]
 
 _DAY = 86_400
+_GROUP = 1 << 20  # rows of a row group
+_SAMPLE = 1 << 20  # rows of a table that its columns' statistics are taken from, most
 _NO_TIME = ("2000-01-01", "2001-01-01")  # both clients want two dates, also where no table has a time; nothing is cut by them
 
 
@@ -36,6 +40,7 @@ def write_relbench(
     *,
     digest: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    rows: Iterable[TableRows] | None = None,
 ) -> Path:
     """Write a database as a RelBench dataset, whole or not at all.
 
@@ -45,6 +50,7 @@ def write_relbench(
         catalog: its words; None stands for `Catalog.default`.
         digest: what the database was made from, kept in ``jaxrel.json``; JSON values only.
         overwrite: replace an existing folder.
+        rows: of a database that is computed in passing, its rows table by table, each from its first row on; ``db`` needs no cells then.
 
     Returns:
         The folder.
@@ -62,8 +68,6 @@ def write_relbench(
                 f"table {words.name}: {len(words.foreign_keys)} foreign keys, but RelBench's clients take {MAX_FOREIGN_KEYS}; "
                 "drop some, or write it plain (--format plain)"
             )
-    val, test = _cuts(db, catalog)
-    tables = to_arrow(db, catalog, surrogate=True)
     keys = {
         words.name: {
             "pkey": words.primary_key,
@@ -72,22 +76,20 @@ def write_relbench(
         }
         for words in catalog.tables
     }
-    rows = sum(table.num_rows for table in tables.values())
-    manifest = {
-        "name": name,
-        "manifest_version": 1,
-        "description": f"Generated relational database: {len(tables)} tables, {rows} rows (jaxrel {__version__}).",
-        "val_timestamp": val,
-        "test_timestamp": test,
-        "tables": keys,
-    }
+    names = {"fkey_col_to_pkey_table": "fkeys", "pkey_col": "pkey", "time_col": "time_col"}  # what RelBench 1 reads in every file
+    metadata = {table: {name: json.dumps(spec[ours]) for name, ours in names.items()} for table, spec in keys.items()}
     with atomic_folder(folder, overwrite) as target:
-        (target / "db").mkdir()
-        for table_name, table in tables.items():
-            spec = keys[table_name]
-            metadata = {"fkey_col_to_pkey_table": spec["fkeys"], "pkey_col": spec["pkey"], "time_col": spec["time_col"]}
-            table = table.replace_schema_metadata({k: json.dumps(v) for k, v in metadata.items()})  # what RelBench 1 reads
-            _write_table(table, target / "db" / f"{table_name}.parquet")
+        tables = _write_tables(target / "db", db, rows, catalog, False, metadata)
+        val, test = _cuts(tables)
+        total = sum(table.rows for table in tables.values())
+        manifest = {
+            "name": name,
+            "manifest_version": 1,
+            "description": f"Generated relational database: {len(tables)} tables, {total} rows (jaxrel {__version__}).",
+            "val_timestamp": val,
+            "test_timestamp": test,
+            "tables": keys,
+        }
         _write_text(target / "manifest.yaml", yaml.safe_dump(manifest, sort_keys=False, width=4096))
         _write_text(target / "scores.json", json.dumps(_scores(db, catalog, tables), indent=1) + "\n")
         _write_text(target / "README.md", _card(name, catalog, tables, digest))
@@ -103,6 +105,7 @@ def write_plain(
     *,
     digest: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    rows: Iterable[TableRows] | None = None,
 ) -> Path:
     """Write a database as Parquet with exactly the declared columns, types and natural keys, and the SQL beside it.
 
@@ -112,6 +115,7 @@ def write_plain(
         catalog: its words, as `read_sql` returns them; None stands for `Catalog.default`.
         digest: what the database was made from, kept in ``jaxrel.json``; JSON values only.
         overwrite: replace an existing folder.
+        rows: of a database that is computed in passing, its rows table by table, each from its first row on; ``db`` needs no cells then.
 
     Returns:
         The folder.
@@ -121,11 +125,8 @@ def write_plain(
     """
     folder = Path(folder)
     catalog = _check(db, folder, catalog)
-    tables = to_arrow(db, catalog)
     with atomic_folder(folder, overwrite) as target:
-        (target / "db").mkdir()
-        for table_name, table in tables.items():
-            _write_table(table, target / "db" / f"{table_name}.parquet")
+        tables = _write_tables(target / "db", db, rows, catalog, bool(catalog.sql), {})
         if catalog.sql:
             _write_text(target / "schema.sql", catalog.sql)
         write_digest(target, dict(digest or {}), _provenance(db, catalog, tables, "plain"))
@@ -143,20 +144,82 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _write_table(table: pa.Table, path: Path) -> None:
-    """Parquet: a dictionary for codes and text only; for real numbers it costs three times as much and enlarges the file."""
-    coded = [f.name for f in table.schema if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
-    pq.write_table(table, path, use_dictionary=coded, compression="snappy")
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What is known of a table whose file is written."""
+
+    rows: int
+    schema: pa.Schema
+    sample: pa.Table  # every row of a table of up to _SAMPLE rows, else as many at equal distances
+    time: tuple[int, int] | None  # of the first and the last row, where they have one
 
 
-def _cuts(db: Database, catalog: Catalog) -> tuple[str, str]:
+def _write_tables(
+    folder: Path, db: Database, rows: Iterable[TableRows] | None, catalog: Catalog, plain: bool, metadata: Mapping[str, Mapping[str, str]]
+) -> dict[str, _Written]:
+    """Write every table's file as its rows come; by name, what was written."""
+    folder.mkdir()
+    convert, written = Converter(db.schema, catalog, plain), dict[str, _Written]()
+    for t, chunks in itertools.groupby(table_rows(db) if rows is None else rows, lambda chunk: chunk.table):
+        words = catalog.tables[t]
+        stride = max(-(-int(np.asarray(db.schema.row_count)[t]) // _SAMPLE), 1)
+        with _Parquet(folder / f"{words.name}.parquet", metadata.get(words.name)) as file:
+            samples, times, count = list[pa.Table](), list[int](), 0
+            for chunk in chunks:
+                table = convert(chunk)
+                file.write(table)
+                samples.append(table if stride == 1 else table.take(np.arange(-chunk.first % stride, table.num_rows, stride)))
+                times += [int(x) for x in chunk.time[[0, -1]]] if words.time_column is not None and table.num_rows else []
+                count += table.num_rows
+        time = (times[0], times[-1]) if times else None
+        written[words.name] = _Written(count, samples[0].schema, pa.concat_tables(samples), time)
+    return written
+
+
+class _Parquet:
+    """A Parquet file that grows table by table; how its rows came leaves no trace in it.
+
+    A dictionary for codes and text only: for real numbers it costs three times as much and enlarges the file.
+    """
+
+    def __init__(self, path: Path, metadata: Mapping[str, str] | None) -> None:
+        self._path, self._metadata = path, metadata
+        self._file: pq.ParquetWriter | None = None
+        self._waiting, self._count = list[pa.Table](), 0
+
+    def __enter__(self) -> _Parquet:
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows; a row group is written when it is full, at _GROUP rows."""
+        if self._file is None:
+            schema = table.schema if self._metadata is None else table.schema.with_metadata(self._metadata)
+            coded = [f.name for f in schema if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
+            self._file = pq.ParquetWriter(self._path, schema, use_dictionary=coded, compression="snappy")
+        self._waiting.append(table)
+        self._count += table.num_rows
+        while self._count >= _GROUP:
+            self._write_group(_GROUP)
+
+    def _write_group(self, rows: int) -> None:
+        waiting = pa.concat_tables(self._waiting)
+        self._waiting, self._count = [waiting.slice(rows)], self._count - rows
+        if self._file is not None:
+            self._file.write_table(waiting.slice(0, rows).combine_chunks(), _GROUP)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is not None:
+            if kind is None and self._count:
+                self._write_group(self._count)
+            self._file.close()
+
+
+def _cuts(tables: Mapping[str, _Written]) -> tuple[str, str]:
     """Validation and test day: 80 % and 90 % of the span, strictly inside it and apart."""
-    time, offset, count = (np.asarray(x) for x in (db.time, db.schema.row_offset, db.schema.row_count))
-    timed = [t for t, words in enumerate(catalog.tables) if words.time_column is not None and count[t]]
+    timed = [table.time for table in tables.values() if table.time is not None]
     if not timed:
         return _NO_TIME
-    low = min(int(time[offset[t]]) for t in timed)  # rows are in the order of time
-    high = max(int(time[offset[t] + count[t] - 1]) for t in timed)
+    low, high = min(first for first, _ in timed), max(last for _, last in timed)  # rows are in the order of time
     last = -(-high // _DAY) - 1  # the last midnight before the last event
     test = min((low + (high - low) * 9 // 10) // _DAY, last)
     val = min((low + (high - low) * 8 // 10) // _DAY, test - 1)
@@ -168,7 +231,7 @@ def _cuts(db: Database, catalog: Catalog) -> tuple[str, str]:
     return tuple(str(np.datetime64(day, "D")) for day in (val, test))  # type: ignore[return-value]
 
 
-def _scores(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, dict[str, Any]]]:
+def _scores(db: Database, catalog: Catalog, tables: Mapping[str, _Written]) -> dict[str, dict[str, dict[str, Any]]]:
     """Statistics of every feature column, by which a pre-training task is kept or dropped."""
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for t, words in enumerate(catalog.tables):
@@ -178,10 +241,10 @@ def _scores(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table]) -> d
             if db.scm is not None:
                 node = int(np.asarray(db.scm.column_node)[t, c])
                 source = bool(np.asarray(db.scm.node_kind)[t, node] == NodeKind.EXOGENOUS)
-            entry[column.name] = {"is_source_node": source, **_statistics(tables[words.name][column.name])}
+            entry[column.name] = {"is_source_node": source, **_statistics(tables[words.name].sample[column.name])}
         text = key_text_column(words)
-        if text in tables[words.name].column_names:
-            entry[text] = {"is_source_node": True, **_statistics(tables[words.name][text])}
+        if text in tables[words.name].schema.names:
+            entry[text] = {"is_source_node": True, **_statistics(tables[words.name].sample[text])}
     return scores
 
 
@@ -214,13 +277,13 @@ def _statistics(column: pa.ChunkedArray) -> dict[str, Any]:
     }
 
 
-def _boxes(catalog: Catalog, tables: Mapping[str, pa.Table]) -> dict[str, Box]:
+def _boxes(catalog: Catalog, tables: Mapping[str, _Written]) -> dict[str, Box]:
     def kind(type: pa.DataType) -> str:
         return "category" if pa.types.is_dictionary(type) else "timestamp" if pa.types.is_timestamp(type) else str(type)
 
     return {
         words.name: Box(
-            rows=tables[words.name].num_rows,
+            rows=tables[words.name].rows,
             columns={field.name: kind(field.type) for field in tables[words.name].schema},
             primary_key=words.primary_key,
             time_column=words.time_column,
@@ -230,14 +293,14 @@ def _boxes(catalog: Catalog, tables: Mapping[str, pa.Table]) -> dict[str, Box]:
     }
 
 
-def _card(name: str, catalog: Catalog, tables: Mapping[str, pa.Table], digest: Mapping[str, Any] | None) -> str:
+def _card(name: str, catalog: Catalog, tables: Mapping[str, _Written], digest: Mapping[str, Any] | None) -> str:
     lines = [f"# {name}", "", f"A relational database generated by jaxrel {__version__}; no real data was used.", ""]
     lines += ["![tables and keys](schema.svg)", ""]
     lines += ["| table | rows | columns | primary key | time | foreign keys |", "|---|---|---|---|---|---|"]
     for words in catalog.tables:
         table = tables[words.name]
         keys = ", ".join(f"`{fk.name}` → `{fk.parent}`" for fk in words.foreign_keys)
-        sizes = f"{table.num_rows} | {table.num_columns}"
+        sizes = f"{table.rows} | {len(table.schema.names)}"
         lines.append(f"| `{words.name}` | {sizes} | {words.primary_key or ''} | {words.time_column or ''} | {keys} |")
     lines += ["", "```python", "import relbench", f'database = relbench.load_dataset("{name}").get_db()', "```", ""]
     lines += ["Made from, as `jaxrel.json` records together with the causal graph:", ""] if digest else []
@@ -245,7 +308,7 @@ def _card(name: str, catalog: Catalog, tables: Mapping[str, pa.Table], digest: M
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], format: str) -> dict[str, Any]:
+def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, _Written], format: str) -> dict[str, Any]:
     """What ``jaxrel.json`` holds beside the digest: versions, the meaning of every column, the causal graph."""
     return {
         "format": format,
@@ -258,7 +321,7 @@ def _provenance(db: Database, catalog: Catalog, tables: Mapping[str, pa.Table], 
     }
 
 
-def _table_entry(words: TableWords, laws: list[dict[str, Any]], table: pa.Table) -> dict[str, Any]:
+def _table_entry(words: TableWords, laws: list[dict[str, Any]], table: _Written) -> dict[str, Any]:
     columns = {}
     for column in words.columns:
         entry = columns[column.name] = {"kind": Kind(column.kind).name.lower(), "nullable": column.nullable}
@@ -267,8 +330,8 @@ def _table_entry(words: TableWords, laws: list[dict[str, Any]], table: pa.Table)
         if column.vocabulary:
             entry["vocabulary"] = list(column.vocabulary)
     return {
-        "rows": table.num_rows,
-        "columns": table.column_names,
+        "rows": table.rows,
+        "columns": table.schema.names,
         "primary_key": words.primary_key,
         "time_column": words.time_column,
         "foreign_keys": {

@@ -11,11 +11,25 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.kernel import State, walk
+from jaxrel.links import link_tiles
 from jaxrel.random import named_key, reduce_key
 from jaxrel.tiles import tile_count
-from jaxrel.types import AGGREGATES, NO_TABLE, SCM, TILE, Capacity, Database, Interventions, Links, Schema, no_interventions, tiles_of
+from jaxrel.types import (
+    AGGREGATES,
+    EXPORTS,
+    NO_TABLE,
+    SCM,
+    TILE,
+    Capacity,
+    Database,
+    Interventions,
+    Links,
+    Schema,
+    no_interventions,
+    tiles_of,
+)
 
-__all__ = ["Rows", "Truth", "explain_rows", "simulate", "simulate_rows"]
+__all__ = ["Chunk", "Rows", "Truth", "explain_rows", "no_exports", "simulate", "simulate_rows", "stream_rows"]
 
 
 @struct.dataclass
@@ -64,8 +78,13 @@ def _chunk(
     prefix = jnp.where(jnp.any(schema.fk_parent[table] == table), first, jnp.minimum(end, first))
     noise_key, done = named_key(reduce_key(key), "simulate"), interventions or no_interventions()
     run = walk(capacity, tiles, True, tells)
-    state: State = run(noise_key, schema, links, scm, done, aggregates, prefix, first, jnp.int32(tiles))
+    state: State = run(noise_key, schema, links, scm, done, aggregates, no_exports(capacity), prefix, first, jnp.int32(tiles))
     return state
+
+
+def no_exports(capacity: Capacity) -> Array:
+    """Exports before any tile is computed: f32[EXPORTS, W, R]."""
+    return jnp.zeros((EXPORTS, capacity.width, capacity.rows), jnp.float32)
 
 
 def simulate_rows(
@@ -104,6 +123,62 @@ def simulate_rows(
     """
     state = _chunk(key, schema, links, scm, capacity, table, first_tile, tiles, aggregates, interventions, False)
     return Rows(values=state.values, missing=state.missing, time=state.time)
+
+
+@struct.dataclass
+class Chunk:
+    """Some tiles of the row axis, computed after all that they can refer to, and what the next ones need."""
+
+    rows: Rows  # of tiles · TILE rows
+    parent_row: Array  # i32[K, rows]
+    scm: SCM  # calibrated on every table whose first tile has passed
+    exports: Array  # f32[EXPORTS, W, R]
+
+
+def stream_rows(
+    key: ArrayLike,
+    schema: Schema,
+    laws: Links,
+    scm: SCM,
+    exports: Array,
+    first: ArrayLike,
+    count: ArrayLike,
+    capacity: Capacity,
+    tiles: int,
+) -> Chunk:
+    """Compute the next tiles of the row axis: links and cells bit for bit those of `sample_links` and `simulate`.
+
+    Nothing is as long as the database but what later rows can refer to. So ``capacity.rows`` is that of the *resident* tables
+    (`jaxrel.tiles.resident_tiles`) and one more tile. Called for all tiles in order, from an uncalibrated SCM and `no_exports` on, each
+    call with the SCM and the exports of the one before.
+
+    Args:
+        key: as `simulate` takes it.
+        schema: one schema.
+        laws: as `sample_link_laws` returns them; ``parent_row`` is not read.
+        scm: its SCM.
+        exports: f32[EXPORTS, W, R].
+        first: i32[], first tile on the row axis.
+        count: i32[], how many tiles; at most ``tiles``, of one table.
+        capacity: static sizes; the SCM has no aggregates.
+        tiles: static, tiles of the outputs.
+
+    Returns:
+        A `Chunk`.
+    """
+    first, count = jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32)
+    links = dataclasses.replace(laws, parent_row=link_tiles(schema, laws, capacity, first, tiles))
+    noise_key, done, zero = named_key(reduce_key(key), "simulate"), no_interventions(), jnp.int32(0)
+    aggregates = jnp.zeros((AGGREGATES, capacity.width, TILE), jnp.float32)
+    run = walk(capacity, tiles, True, streams=True)
+    state: State = run(noise_key, schema, links, scm, done, aggregates, exports, zero, first, count)
+    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
+    return Chunk(
+        rows=Rows(values=state.values, missing=state.missing, time=state.time),
+        parent_row=links.parent_row,
+        scm=dataclasses.replace(scm, **measured),
+        exports=state.exports,
+    )
 
 
 def explain_rows(
@@ -170,7 +245,8 @@ def simulate(
     """
     noise_key, done, zero = named_key(reduce_key(key), "simulate"), interventions or no_interventions(), jnp.int32(0)
     blank = jnp.zeros((AGGREGATES, capacity.width, capacity.rows), jnp.float32)
-    state = walk(capacity, capacity.tiles, False)(noise_key, schema, links, scm, done, blank, zero, zero, tile_count(schema))
+    exports, count = no_exports(capacity), tile_count(schema)
+    state = walk(capacity, capacity.tiles, False)(noise_key, schema, links, scm, done, blank, exports, zero, zero, count)
     used = schema.table_count > 0
     measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
     calibrated = dataclasses.replace(scm, **measured, calibrated=scm.calibrated | used)

@@ -202,7 +202,7 @@ def _resolve_columns(table: _Table) -> None:
 
 
 def _in_order(tables: dict[str, _Table]) -> list[_Table]:
-    """Parents before children, referenced tables before all others, ties as declared."""
+    """Parents before children, referenced tables before all others, those that refer to themselves before the rest; ties as declared."""
     left = list(tables.values())
     placed: list[_Table] = []
     while left:
@@ -210,8 +210,7 @@ def _in_order(tables: dict[str, _Table]) -> list[_Table]:
         ready = [table for table in left if set(table.parents) <= names]
         if not ready:
             raise UserError(f"{_cycle(left)}: references in a cycle are not supported; leave one of them out")
-        referenced = [table for table in ready if table.referenced]
-        chosen = referenced[0] if referenced else ready[0]
+        chosen = min(ready, key=lambda table: 0 if table.referenced else 1 if any(key.parent == table.name for key in table.keys) else 2)
         placed.append(chosen)
         left.remove(chosen)
     return placed

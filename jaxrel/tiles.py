@@ -8,7 +8,7 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.types import TILE, Schema, tiles_of
 
-__all__ = ["SEGMENT", "Tile", "tile_at", "tile_count"]
+__all__ = ["SEGMENT", "Tile", "resident_tiles", "tile_at", "tile_count"]
 
 SEGMENT = 128  # rows of a tile lie in runs of so many consecutive ids: what a time series needs of its past is paid once a run
 
@@ -28,6 +28,13 @@ def tile_count(schema: Schema) -> Array:
     """i32[]: tiles that one schema's tables use, pilots included."""
     tiles = tiles_of(schema.row_count)
     return jnp.sum(tiles + (tiles > 1).astype(jnp.int32), dtype=jnp.int32)
+
+
+def resident_tiles(schema: Schema) -> Array:
+    """i32[]: tiles from the first one to the end of the last table that a key leads to; rows of the tables after them are read by none."""
+    table = jnp.arange(schema.row_count.shape[0], dtype=jnp.int32)
+    read = jnp.any(schema.fk_parent[None, :, :] == table[:, None, None], axis=(1, 2))
+    return jnp.max(jnp.where(read, schema.row_offset // TILE + tiles_of(schema.row_count), 0))
 
 
 def tile_at(schema: Schema, j: Array) -> Tile:

@@ -24,6 +24,7 @@ __all__ = [
     "DEGREES",
     "EXPORTS",
     "HOURS",
+    "HUGE",
     "KNOTS",
     "LEVELS",
     "FIRST_DAY",
@@ -67,6 +68,7 @@ LEVELS = 5  # most levels of a hierarchical stochastic block model
 CLUSTERS = 3  # most clusters of one level
 AGGREGATES = 2  # most aggregate nodes of a table
 INTERVENTIONS = 8  # most interventions on one database at a time
+HUGE = 2**21  # rows of all tables; where there are more, no table sums up its children, so that any rows can be computed in passing
 EXPORTS = 3  # most nodes of a table whose lanes outlive their tile, for other tables to gather
 KNOTS = 17  # knots of an exogenous node's quantile map, over normal scores -4…4
 SCORES = tuple(-2.25 + 0.25 * k for k in range(19))  # normal scores at which a column keeps the quantiles of its lane

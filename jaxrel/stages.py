@@ -1,0 +1,184 @@
+"""The stages of the pipeline as the compiled programs of one run, and what they make: databases whole, or in passing."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrel.catalog import Catalog
+from jaxrel.convert import TableRows
+from jaxrel.links import place_links, sample_link_laws
+from jaxrel.prior import Prior
+from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
+from jaxrel.random import named_key
+from jaxrel.schema import sample_schema
+from jaxrel.scm import sample_scm
+from jaxrel.simulation import Chunk, no_exports, simulate, stream_rows
+from jaxrel.streaming import is_huge, resident_capacity, stream_tables
+from jaxrel.types import HUGE, SCM, TILE, Capacity, Database, Links, Schema
+
+__all__ = ["Made", "Plan", "Stages"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What every database of a run shares."""
+
+    prior: Prior
+    schema: Schema | None  # a user's; None: drawn from the prior
+    capacity: Capacity
+    digest: dict[str, Any]  # of the run; an index makes it the digest of one database
+    catalog: Catalog | None
+    format: str
+    chunk_rows: int  # of a database that is computed in passing
+
+    @property
+    def may_be_huge(self) -> bool:
+        """A database may have so many rows that it is computed in passing."""
+        return self.capacity.rows > HUGE
+
+
+# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
+# without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+_WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
+
+
+def _database_key(root: Array, index: Array) -> Array:
+    return named_key(root, "database", index)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
+    return sample_schema(_database_key(root, index), prior, capacity)
+
+
+@partial(jax.jit, compiler_options=_UNOPTIMISED)
+def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
+    return dataclasses.replace(declared, key=named_key(_database_key(root, index), "schema"))
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
+    return sample_scm(_database_key(root, index), prior, schema, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    return sample_link_laws(_database_key(root, index), prior, schema, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
+def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
+    return place_links(laws, schema, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
+def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
+    return simulate(_database_key(root, index), schema, links, scm, capacity)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _laws_alone(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
+    return sample_link_laws(_database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))
+
+
+@partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="exports", compiler_options=COMPILER_OPTIONS)
+def _chunk(
+    root: Array,
+    index: Array,
+    schema: Schema,
+    laws: Links,
+    scm: SCM,
+    exports: Array,
+    first: Array,
+    count: Array,
+    capacity: Capacity,
+    tiles: int,
+) -> Chunk:
+    return stream_rows(_database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
+
+
+_WHOLE = {"laws": _laws, "links": _links, "scm": _scm, "simulate": _simulate}
+_IN_PASSING = {"laws": _laws_alone, "scm": _scm, "chunk": _chunk}
+_STATIC = ("capacity", "tiles")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A database on the host, or one whose rows are computed while they are written."""
+
+    database: Database
+    rows: Iterator[TableRows] | None = None
+
+
+class Stages:
+    """The compiled stages of one run: made at the first database that needs them, kept in a folder for later processes.
+
+    Many threads may call it.
+    """
+
+    def __init__(self, plan: Plan, folder: Path | None) -> None:
+        self._plan, self._folder = plan, folder
+        self._lock, self._ready = threading.Lock(), False
+        self._stages: dict[Capacity | None, dict[str, Callable[..., Any]]] = {}
+
+    def __call__(self, root: Array, index: np.int32) -> Made:
+        """Make one database."""
+        if self._ready and not self._plan.may_be_huge:
+            return self._make(root, index)
+        with self._lock:  # what is not kept on disk compiles at its first run
+            made = self._make(root, index)
+            self._ready = True
+            return made
+
+    def _compiled(self, kind: Capacity | None, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
+        if kind not in self._stages:
+            capacity = self._plan.capacity if kind is None else kind
+            inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
+            static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
+            self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder)
+        return self._stages[kind]
+
+    def _make(self, root: Array, index: np.int32) -> Made:
+        plan = self._plan
+        functions: dict[str, Any] = {"schema": _schema if plan.schema is None else _rekeyed}
+        if not plan.may_be_huge:
+            functions |= _WHOLE
+        known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
+        stages = self._compiled(None, functions, **known)
+        schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
+        if plan.may_be_huge:
+            if is_huge(schema):
+                return self._streamed(root, index, schema)
+            stages = self._compiled(plan.capacity, _WHOLE, **known, schema=schema)
+        links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
+        scm = stages["scm"](root, index, plan.prior, schema)
+        return Made(jax.device_get(stages["simulate"](root, index, schema, links, scm)))
+
+    def _streamed(self, root: Array, index: np.int32, schema: Schema) -> Made:
+        """A database whose rows are computed while they are written."""
+        capacity, prior, at = resident_capacity(schema, self._plan.capacity), self._plan.prior, np.int32(0)
+        known = {"root": root, "index": index, "prior": prior, "schema": schema, "first": at, "count": at}
+        stages = self._compiled(capacity, _IN_PASSING, **known, exports=jax.eval_shape(lambda: no_exports(capacity)))
+        laws, scm, exports = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema), no_exports(capacity)
+        none = jnp.zeros((0, 0), jnp.float32)
+        structure = jax.device_get(Database(schema, laws, scm, none, none, none, none, fits=schema.fits & scm.fits))
+
+        def compute(first: int, count: int) -> Chunk:
+            nonlocal scm, exports
+            chunk: Chunk = stages["chunk"](root, index, schema, laws, scm, exports, np.int32(first), np.int32(count))
+            scm, exports = chunk.scm, chunk.exports
+            return chunk
+
+        return Made(structure, stream_tables(compute, structure.schema, self._plan.chunk_rows // TILE))
