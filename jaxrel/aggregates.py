@@ -17,6 +17,7 @@ from jaxrel import struct
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_real
 from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, exp, running_sum
+from jaxrel.tiles import tile_at, tile_count
 from jaxrel.types import AGGREGATES, HUGE, NO_ROW, NO_TABLE, SCM, TILE, Aggregate, Capacity, Links, Schema, tiles_of
 
 __all__ = ["aggregate_children", "as_ordered", "from_ordered", "sample_aggregates"]
@@ -82,7 +83,7 @@ def _unit(rows: Array) -> Array:
     return jax.lax.bitcast_convert_type((jnp.clip(spare - 6, 0, 24) + 127) << 23, jnp.float32)  # 32 - spare + 5 + exponent <= 31
 
 
-def _children(schema: Schema, scm: SCM, table: Array, slot: Array) -> tuple[Array, Array, Array]:
+def _children(schema: Schema, scm: SCM, table: Array, slot: Array | int) -> tuple[Array, Array, Array]:
     """Child table of one aggregate, its first row on the row axis, and its rows; 0 rows where there is no aggregate."""
     child = scm.aggregate_table[table, slot]
     there = jnp.maximum(child, 0)
@@ -96,9 +97,9 @@ def _add_tile(schema: Schema, links: Links, scm: SCM, exports: Array, pair: Arra
     child, offset, count = _children(schema, scm, table, slot)
     rows = j * TILE + jnp.arange(TILE, dtype=jnp.int32)
     start = jnp.minimum(offset + j * TILE, R - TILE)  # past the child's last tile nothing counts
-    parent = jax.lax.dynamic_slice(links.parent_row[scm.aggregate_fk[table, slot]], (start,), (TILE,))
+    parent = jax.lax.dynamic_slice(links.parent_row, (scm.aggregate_fk[table, slot], start), (1, TILE))[0]
     counts = (rows < count) & (parent != NO_ROW)
-    lanes = jax.lax.dynamic_slice(exports[scm.aggregate_export[table, slot]], (0, start), (W, TILE))
+    lanes = jax.lax.dynamic_slice(exports, (scm.aggregate_export[table, slot], 0, start), (1, W, TILE))[0]
     at = jnp.where(counts, schema.row_offset[table] + parent, R)  # R: dropped
     unit, law = _unit(count), scm.aggregate_law[table, slot]
     ago = 1.0 - (rows.astype(jnp.float32) + 1.0) / jnp.maximum(count, 1).astype(jnp.float32)  # 0: the last row
@@ -110,27 +111,38 @@ def _add_tile(schema: Schema, links: Links, scm: SCM, exports: Array, pair: Arra
     return _Totals(sums=sums, best=totals.best.at[slot, :, at].max(key.T, mode="drop"))
 
 
-def _value(schema: Schema, scm: SCM, exports: Array, table: Array, slot: Array, totals: _Totals) -> Array:
-    """What one aggregate says, f32[W, R] (of rows of other tables too, which are not read)."""
-    child, offset, count = _children(schema, scm, table, slot)
-    law = scm.aggregate_law[table, slot]
-    unit = _unit(count)
-    sums, best = totals.sums[slot].astype(jnp.float32) / unit, totals.best[slot]
-    some = best[:1] != _LOWEST
-    lanes = exports[scm.aggregate_export[table, slot]]
-    last = jnp.take_along_axis(lanes, jnp.clip(offset + best, 0, exports.shape[2] - 1), axis=1)
-    mean = sums[:-1] / jnp.maximum(sums[-1:], 1.0 / unit)
-    out = jnp.broadcast_to(sums[-1:], mean.shape)  # a count
+def _value(schema: Schema, scm: SCM, exports: Array, j: Array, slot: int, sums: Array, best: Array) -> Array:
+    """What one aggregate says on tile ``j`` of the row axis, f32[W, TILE]; 0 where there is none.
+
+    Args:
+        schema: one schema.
+        scm: which aggregates there are.
+        exports: f32[EXPORTS, W, R].
+        j: i32[], the tile.
+        slot: which aggregate of the tile's table.
+        sums: i32[W + 1, TILE], totals of the tile's rows.
+        best: i32[W, TILE], the same.
+    """
+    tile = tile_at(schema, j)
+    table = tile.table
+    _, offset, count = _children(schema, scm, table, slot)
+    law, unit, some = scm.aggregate_law[table, slot], _unit(count), best[:1] != _LOWEST
+    total = sums.astype(jnp.float32) / unit
+
+    at = jnp.clip(offset + best, 0, exports.shape[2] - 1)
+    last = exports[scm.aggregate_export[table, slot], jnp.arange(best.shape[0], dtype=jnp.int32)[:, None], at]
     highest = from_ordered(best)
+    out = jnp.broadcast_to(total[-1:], best.shape)  # a count
     for code, value in (
-        (Aggregate.SUM, sums[:-1]),
-        (Aggregate.MEAN, mean),
+        (Aggregate.SUM, total[:-1]),
+        (Aggregate.MEAN, total[:-1] / jnp.maximum(total[-1:], 1.0 / unit)),
         (Aggregate.MIN, -highest),
         (Aggregate.MAX, highest),
         (Aggregate.LAST, last),
     ):
         out = jnp.where(law == code, jnp.where(some, value, 0.0), out)
-    return out
+    told = tile.real & ~tile.is_pilot & (scm.aggregate_table[table, slot] != NO_TABLE)
+    return jnp.where(told[None, :], out, 0.0)
 
 
 def aggregate_children(schema: Schema, links: Links, scm: SCM, exports: Array, capacity: Capacity) -> Array:
@@ -153,13 +165,11 @@ def aggregate_children(schema: Schema, links: Links, scm: SCM, exports: Array, c
     active = scm.aggregate_table.reshape(batch, pairs) != NO_TABLE
     order = jnp.argsort(~active, axis=1, stable=True).astype(jnp.int32)  # the ones in use first
     trips = jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32))
-    every = jnp.arange(pairs, dtype=jnp.int32)
 
-    def child_rows(schema: Schema, scm: SCM) -> Array:
-        return jax.vmap(lambda p: _children(schema, scm, p // AGGREGATES, p % AGGREGATES)[2])(every)
+    def child_tiles(schema: Schema, scm: SCM, pair: Array) -> Array:
+        return tiles_of(_children(schema, scm, pair // AGGREGATES, pair % AGGREGATES)[2])
 
     def compute(blank: Array) -> Array:
-        tiles = jnp.max(tiles_of(jax.vmap(child_rows)(schema, scm)))
         start = _Totals(
             sums=jnp.zeros((batch, AGGREGATES, W + 1, R), jnp.int32), best=jnp.full((batch, AGGREGATES, W, R), _LOWEST, jnp.int32)
         )
@@ -170,23 +180,19 @@ def aggregate_children(schema: Schema, links: Links, scm: SCM, exports: Array, c
             def one_tile(j: Array, totals: _Totals) -> _Totals:
                 return jax.vmap(_add_tile, (0, 0, 0, 0, 0, None, 0))(schema, links, scm, exports, pair, j, totals)
 
-            return jax.lax.fori_loop(0, tiles, one_tile, totals)
+            return jax.lax.fori_loop(0, jnp.max(jax.vmap(child_tiles)(schema, scm, pair)), one_tile, totals)
 
         totals = jax.lax.fori_loop(0, trips, one_pair, start)
-        r = jnp.arange(R, dtype=jnp.int32)
+        value = jax.vmap(_value, (0, 0, 0, None, None, 0, 0))
 
-        def write(i: Array, out: Array) -> Array:
-            def one(schema: Schema, scm: SCM, exports: Array, pair: Array, totals: _Totals, out: Array) -> Array:
-                table, slot = pair // AGGREGATES, pair % AGGREGATES
-                first = schema.row_offset[table]
-                own = (r >= first) & (r < first + schema.row_count[table]) & (scm.aggregate_table[table, slot] != NO_TABLE)
-                value = _value(schema, scm, exports, table, slot, totals)
-                return out.at[slot].set(jnp.where(own[None, :], value, out[slot]))
+        def write(j: Array, out: Array) -> Array:
+            for slot in range(AGGREGATES):
+                sums, best = (jax.lax.dynamic_slice_in_dim(x[:, slot], j * TILE, TILE, axis=2) for x in (totals.sums, totals.best))
+                found = value(schema, scm, exports, j, slot, sums, best)[:, None]
+                out = jax.lax.dynamic_update_slice(out, found, (0, slot, 0, j * TILE))
+            return out
 
-            pair = jax.lax.dynamic_index_in_dim(order, i, 1, keepdims=False)
-            return jax.vmap(one)(schema, scm, exports, pair, totals, out)
-
-        return jax.lax.fori_loop(0, trips, write, blank)
+        return jax.lax.fori_loop(0, jnp.max(jax.vmap(tile_count)(schema)), write, blank)
 
     blank: Any = jnp.zeros((batch, AGGREGATES, W, R), jnp.float32)
     return jax.lax.cond(trips > 0, compute, lambda x: x, blank)
