@@ -52,7 +52,7 @@ __all__ = ["State", "walk"]
 
 _CLIP = 30.0  # standardised signals beyond it are cut
 _FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
-_NODE_FIELDS = ("kind", "width", "classes", "combine", "noise", "law", "spread")
+_NODE_FIELDS = ("kind", "used", "width", "classes", "combine", "noise", "law", "spread")
 _SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
 _TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
 
@@ -170,12 +170,13 @@ def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
     return jax.lax.cond(jnp.any(at_node), all_of_them, lambda x: x, value)
 
 
-def _node(schema: Schema, state: State, context: _Context, n: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
-    """One node of one tile in every database: its lanes, and in lane W the code of a categorical node."""
+def _node(schema: Schema, state: State, context: _Context, order: Array, i: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
+    """One node of one tile in every database, number ``order[i]``: its lanes, and in lane W the code of a categorical node."""
+    n = order[i]
     lanes, signals, shift, scale = carry
     W = capacity.width
     kind = context.nodes["kind"][:, n]
-    exists = n < context.nodes["count"]
+    exists = context.nodes["used"][:, n]
     width = context.nodes["width"][:, n]
     batch = lanes.shape[0]
     blank = jnp.zeros((batch, W, TILE), jnp.float32)
@@ -324,8 +325,9 @@ def _step(
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
     nodes |= {name: _at(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
     every = _at(scm.node_count, tile.table)
-    nodes["count"] = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
+    count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
+    nodes["used"] = (nodes["used"] | (state.signals.shape[1] > 0)) & (node < count[:, None])  # who asks for signals asks for all nodes
     context = _Context(
         noise_key=named_key(key[:, None], table_id[:, None], node),
         weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
@@ -339,9 +341,10 @@ def _step(
         interventions=interventions,
     )
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
-    node_step = functools.partial(_node, schema, state, context, capacity=capacity, loop=loop)
+    order = jnp.argsort(~jnp.any(nodes["used"], axis=0), stable=True).astype(jnp.int32)  # of a batch, what any of its databases uses
+    node_step = functools.partial(_node, schema, state, context, order, capacity=capacity, loop=loop)
     carry = state.lanes, state.signals, _at(state.node_shift, tile.table), _at(state.node_scale, tile.table)
-    lanes, signals, shift, scale = loop(0, jnp.max(nodes["count"]), capacity.nodes, node_step, carry)
+    lanes, signals, shift, scale = loop(0, jnp.sum(jnp.any(nodes["used"], axis=0), dtype=jnp.int32), capacity.nodes, node_step, carry)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
     own_table = _at(scm.column_marginal, tile.table), _at(scm.column_driver, tile.table)

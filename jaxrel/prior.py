@@ -163,6 +163,7 @@ class SCMPrior:
     nodes: Range = _leaf("integer", 1, 1024)  # at least so many
     observed: Range = _leaf("share")  # and at least columns + ceil(columns / observed) + spare; 0: columns + spare
     spare: Array = _leaf("number", 0, 64)
+    dense: Array = _leaf("number", 2, 1024, default=16.0)  # most nodes of a graph as dense as drawn; larger ones are thinned to its parents
     roots: Array = _leaf("number", 0.01, 1)  # largest share of exogenous nodes
     width: Range = _leaf("integer", 1, 256)
     categorical: Array = _leaf("number", 0, 1)  # share of categorical nodes among those that no column observes
@@ -305,7 +306,9 @@ def _most(prior: Prior, columns: int, keys: int) -> tuple[int, int]:
     """Most nodes and edges of one table with so many columns and keys."""
     nodes, gathers = _most_nodes(prior, columns), keys * int(prior.scm.gathers.high) + int(prior.scm.aggregates.high)
     summary = int(float(prior.scm.summary) > 0)
-    return nodes + gathers + summary, nodes * (nodes - 1) // 2 + nodes + gathers * nodes + summary * columns
+    dense = min(nodes, int(np.ceil(float(prior.scm.dense))))  # of a thinned graph twice its mean, many deviations away
+    within = nodes * (nodes - 1) // 2 if dense == nodes else dense * nodes
+    return nodes + gathers + summary, within + nodes + gathers * nodes + summary * columns
 
 
 def check(prior: Prior, capacity: Capacity) -> None:

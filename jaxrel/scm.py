@@ -79,6 +79,16 @@ def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array
     return jnp.maximum(draw_integer(key, "nodes", law.nodes, style=style), columns + extra + law.spare.astype(jnp.int32))
 
 
+def _thin(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+    """Give the nodes of a large graph as many parents as those of one of ``dense`` nodes have, at random, and one at least."""
+    i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
+    share = rate(jnp.minimum(prior.scm.dense / jnp.maximum(n, 1).astype(jnp.float32), 1.0))
+    kept = chance(row_bits(named_key(key, "thin"), i[None, :], i[:, None]), share)
+    order = jnp.cumsum(adjacency, axis=0, dtype=jnp.int32)
+    favourite = order == below(bits(key, i, "kept parent"), jnp.maximum(order[-1], 1))[None, :] + 1
+    return adjacency & (kept | favourite)
+
+
 def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give parents to exogenous nodes beyond the allowed share: those with the highest numbers get a random earlier one."""
     i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
@@ -100,7 +110,8 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, s
     wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns, style), 0)
     n = jnp.minimum(wished, N)
     layout = draw_choice(key, "layout", law.layouts, style=style)
-    dag = _spread_roots(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
+    dag = _thin(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
+    dag = _spread_roots(key, dag, n, prior)
     is_root = ~jnp.any(dag, axis=0) & (i < n)
     is_inner = jnp.any(dag, axis=0) & (i < n)
     roots, inner = jnp.sum(is_root, dtype=jnp.int32), jnp.sum(is_inner, dtype=jnp.int32)
@@ -187,6 +198,23 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, s
         aggregates=aggregates,
         fits=(wished + jnp.sum(wanted, dtype=jnp.int32) + sums + summary.astype(jnp.int32) <= N) & (columns <= jnp.maximum(n, 1)),
     )
+
+
+def _used_nodes(graph: _TableGraph, observed: Array, parent: Array) -> Array:
+    """bool[T, N]: nodes that columns or other tables show something of. ``parent``: i32[T, N], where the keys of gathers lead to."""
+    T, N = observed.shape
+    t, i = jnp.arange(T, dtype=jnp.int32), jnp.arange(N, dtype=jnp.int32)
+    gathers = (graph.kind == NodeKind.GATHER) & (i[None, :] < graph.count[:, None])
+    read = jnp.zeros((T, EXPORTS), bool).at[jnp.where(gathers, parent, T), graph.gather_export].set(True, mode="drop")
+    child = graph.aggregates["aggregate_table"]
+    read = read.at[jnp.where(child == NO_TABLE, T, child), graph.aggregates["aggregate_export"]].set(True, mode="drop")
+    used = observed.at[t[:, None], jnp.where(read, graph.export_node, N)].set(True, mode="drop")
+
+    def back(k: Array, used: Array) -> Array:
+        n = N - 1 - k
+        return used.at[:, n].set(used[:, n] | jnp.any(graph.adjacency[:, n] & used, axis=-1))
+
+    return jax.lax.fori_loop(0, N, back, used)
 
 
 def _list_edges(adjacency: Array, capacity: int) -> tuple[Array, Array, Array, Array, Array]:
@@ -352,6 +380,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         key=key,
         node_count=graph.count,
         node_kind=graph.kind,
+        node_used=_used_nodes(graph, observed, parent),
         node_width=width,
         node_classes=classes,
         node_combine=draw_choice(node_key, "combine", law.combine, style=style),

@@ -48,9 +48,10 @@ class Plan:
         return self.capacity.rows > HUGE
 
 
-# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
-# without optimisation, which halves what a first run waits for; and a user's schema goes through the very same programs.
-_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled with
+# few optimisations, for which a first run waits less (with none, an SCM of many wide tables takes four times as long to draw); and a
+# user's schema goes through the very same programs.
+_QUICK = {"xla_backend_optimization_level": 1}
 _WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
@@ -58,22 +59,22 @@ def _database_key(root: Array, index: Array) -> Array:
     return named_key(root, "database", index)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
     return sample_schema(_database_key(root, index), prior, capacity)
 
 
-@partial(jax.jit, compiler_options=_UNOPTIMISED)
+@partial(jax.jit, compiler_options=_QUICK)
 def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
     return dataclasses.replace(declared, key=named_key(_database_key(root, index), "schema"))
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
     return sample_scm(_database_key(root, index), prior, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
     return sample_link_laws(_database_key(root, index), prior, schema, capacity)
 
@@ -88,7 +89,7 @@ def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM,
     return simulate(_database_key(root, index), schema, links, scm, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _laws_alone(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
     return sample_link_laws(_database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))
 

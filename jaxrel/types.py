@@ -278,6 +278,7 @@ class SCM:
     key: Array  # u32[2], weights and prototypes
     node_count: Array  # i32[T]
     node_kind: Array  # i32[T, N], NodeKind, in an order in which parents come before children
+    node_used: Array  # bool[T, N], a column, or another table, shows something of it; others are computed where they are asked for only
     node_width: Array  # i32[T, N], lanes in use
     node_classes: Array  # i32[T, N], categories of a categorical node, 0 for a real one
     node_combine: Array  # i32[T, N], Combine

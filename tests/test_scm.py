@@ -14,6 +14,7 @@ from sampled import databases, each, keys, large, small, staged, stages, tables
 from scipy import stats
 
 from jaxrel.registry import MARGINALS
+from jaxrel.scm import _thin
 from jaxrel.types import EXPORTS, NO_CUT, NO_ROW, SCM, Database, Kind, NodeKind
 
 QUICK = ("tiny", "default", "hoppe")
@@ -210,3 +211,51 @@ def test_parents_tell_about_their_children_through_gathered_values_only() -> Non
     assert len(whole) == len(cut) > 30
     assert np.mean(whole) > np.mean(cut) + 0.2  # 0.35 against -0.09
     assert np.mean(np.array(whole) > 0.1) > 2 * np.mean(np.array(cut) > 0.1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_node_is_used_where_a_column_or_another_table_shows_it(name: str) -> None:
+    unused = 0
+    for db in each(databases(name)):
+        scm, schema, tables_in_use = db.scm, db.schema, int(db.schema.table_count)
+        read = set()
+        for t in range(tables_in_use):
+            gathers = np.flatnonzero(scm.node_kind[t, : scm.node_count[t]] == NodeKind.GATHER)
+            read |= {(int(schema.fk_parent[t, scm.gather_fk[t, g]]), int(scm.gather_export[t, g])) for g in gathers}
+            heard = zip(scm.aggregate_table[t].tolist(), scm.aggregate_export[t].tolist(), strict=True)
+            read |= {(child, export) for child, export in heard if child >= 0}
+        for t in range(tables_in_use):
+            shown = {int(scm.column_node[t, c]) for c in range(int(schema.column_count[t]))}
+            shown |= {int(scm.export_node[t, export]) for parent, export in read if parent == t}
+            for parent, child in reversed(list(edges_of(scm, t))):
+                if child in shown:
+                    shown.add(parent)
+            assert set(np.flatnonzero(scm.node_used[t]).tolist()) == shown
+            unused += int(scm.node_count[t]) - len(shown)
+        assert not scm.node_used[tables_in_use:].any()
+    assert unused > 10
+
+
+def test_what_is_not_used_changes_nothing_where_it_is_computed() -> None:
+    preset, key = small("tiny"), keys(1, 77)[0]
+    db = staged(key, preset.prior, preset.capacity)
+    everything = jnp.arange(preset.capacity.nodes)[None, :] < db.scm.node_count[:, None]
+    assert bool((everything & ~db.scm.node_used).any()), "all nodes are used: choose another key"
+    scm = stages(preset.capacity)[2](key, preset.prior, db.schema)
+    again = stages(preset.capacity)[3](key, db.schema, db.links, dataclasses.replace(scm, node_used=everything))
+    np.testing.assert_array_equal(again.values, db.values)
+    assert bool((again.scm.node_scale != db.scm.node_scale).any())  # it was computed
+
+
+def test_large_graphs_are_thinned_to_the_parents_of_smaller_ones() -> None:
+    prior, N = small("tiny").prior, 192
+    i = jnp.arange(N)
+    thin = jax.jit(lambda key, n: _thin(key, (i[:, None] < i[None, :]) & (i[None, :] < n), n, prior))
+    few = np.asarray(thin(keys(1)[0], jnp.int32(16)))
+    np.testing.assert_array_equal(few, np.triu(np.ones((N, N), bool), 1) & (np.arange(N) < 16))
+    many = [np.asarray(thin(key, jnp.int32(160))) for key in keys(8)]
+    for graph in many:
+        parents = graph.sum(axis=0)
+        assert not np.tril(graph).any() and (parents[1:160] >= 1).all() and not parents[160:].any()
+    assert 7.5 < np.mean([graph.sum() for graph in many]) / 160 < 9.5  # a full graph of 16 nodes has 7.5 a node; one parent always stays
+    assert not np.array_equal(many[0], many[1])
