@@ -1,7 +1,7 @@
 """The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
 
-The caller's thread keeps the books. Computing threads (one a core on CPU, else one) make databases while writer threads bring others
-to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
+The caller's thread keeps the books. Computing threads (one a core on CPU, else one a device) make databases while writer threads bring
+others to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
 never of its neighbours, of the range that a run was asked for, or of what was resumed.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +25,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, Device
 
 from jaxrel import files, presets
 from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
+from jaxrel.fleet import database_key as _database_key
 from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior, Weights, capacity_for, check
+from jaxrel.processes import own_devices, own_share
 from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
 from jaxrel.random import STREAM_VERSION, named_key, reduce_key
 from jaxrel.schema import sample_schema
@@ -39,7 +42,7 @@ from jaxrel.scm import sample_scm
 from jaxrel.simulation import simulate
 from jaxrel.types import SCM, Capacity, Database, Links, Schema
 
-__all__ = ["FORMATS", "Report", "Source", "generate"]
+__all__ = ["FORMATS", "Report", "Source", "generate", "outstanding"]
 
 FORMATS = ("relbench", "plain")
 Source = presets.Preset | tuple[Prior, Capacity] | tuple[Schema, Catalog]
@@ -53,7 +56,7 @@ class Report:
     """What a run has done so far; at its end, what it did.
 
     Attributes:
-        databases: asked for.
+        databases: asked for; of several processes, this one's share.
         written: computed and brought to disk.
         skipped: found whole.
         rows: of the databases written.
@@ -103,10 +106,6 @@ _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 _WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
-def _database_key(root: Array, index: Array) -> Array:
-    return named_key(root, "database", index)
-
-
 @partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
     return sample_schema(_database_key(root, index), prior, capacity)
@@ -138,11 +137,15 @@ def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM,
 
 
 class _Programs:
-    """The compiled stages of one run: made at the first database, kept in a folder for later processes. Many threads may call it."""
+    """The compiled stages of one run on one device: made at the first database, kept in a folder for later processes and other devices.
 
-    def __init__(self, plan: _Plan, folder: Path | None) -> None:
-        self._plan, self._folder = plan, folder
-        self._lock = threading.Lock()
+    Many threads may call it.
+    """
+
+    def __init__(self, plan: _Plan, folder: Path | None, device: Device, lock: threading.Lock) -> None:
+        prior, schema = jax.device_put((plan.prior, plan.schema), device)
+        self._plan, self._folder, self._device = dataclasses.replace(plan, prior=prior, schema=schema), folder, device
+        self._lock = lock  # of all devices: what one compiles, the others load
         self._stages: dict[str, Callable[..., Any]] = {}
 
     def _compile(self, root: Array, index: np.int32) -> None:
@@ -157,7 +160,7 @@ class _Programs:
             "simulate": ("root", "index", "schema", "links", "scm"),
         }
         known = {"root": root, "index": index, "prior": self._plan.prior, "declared": self._plan.schema}
-        self._stages = compile_or_load(functions, inputs, known, {"capacity": self._plan.capacity}, self._folder)
+        self._stages = compile_or_load(functions, inputs, known, {"capacity": self._plan.capacity}, self._folder, self._device)
 
     def _run(self, root: Array, index: np.int32) -> Database:
         prior, stages = self._plan.prior, self._stages
@@ -167,11 +170,12 @@ class _Programs:
         return stages["simulate"](root, index, schema, links, scm)
 
     def __call__(self, root: Array, index: np.int32) -> Database:
-        with self._lock:
-            if not self._stages:
-                self._compile(root, index)
-                return self._run(root, index)
-        return self._run(root, index)
+        with jax.default_device(self._device):
+            with self._lock:
+                if not self._stages:
+                    self._compile(root, index)
+                    return self._run(root, index)
+            return self._run(root, index)
 
 
 def _plain_lanes(prior: Prior) -> Prior:
@@ -236,19 +240,45 @@ def _outstanding(out: Path, prefix: str, indices: range, digest: dict[str, Any],
     return todo
 
 
+def outstanding(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    databases: int = 1,
+    start: int = 0,
+    prefix: str = "jaxrel",
+    format: str | None = None,
+    catalog: Catalog | None = None,
+    overwrite: bool = False,
+) -> list[int]:
+    """What `generate` would compute, whichever process does it.
+
+    Args:
+        source: this and all others as for `generate`.
+
+    Returns:
+        Indices without a whole database.
+
+    Raises:
+        UserError: as `generate` does before it computes anything.
+    """
+    _check_arguments(seed, databases, start, prefix)
+    digest = _plan(source, catalog, seed, format).digest
+    return _outstanding(Path(out), prefix, range(start, start + databases), digest, overwrite)
+
+
 @contextlib.contextmanager
 def _output_folder(out: Path) -> Iterator[None]:
-    """Make ``out`` and its parents, be sure it can be written, and remove those of them that end up empty."""
-    made = []
+    """Make ``out`` and its parents, be sure it can be written, and remove those of them that end up empty, unless others may need them."""
+    made: list[Path] = []
     try:
         try:
             for folder in reversed([out, *out.parents]):
                 if not folder.exists():
-                    folder.mkdir()
-                    made.append(folder)
-            probe = out / f".jaxrel-probe-{os.getpid()}"
-            probe.mkdir()
-            probe.rmdir()
+                    folder.mkdir(exist_ok=True)
+                    made += [folder] if jax.process_count() == 1 else []
+            os.rmdir(tempfile.mkdtemp(prefix=".jaxrel-probe-", dir=out))
         except OSError as error:
             raise UserError(f"{out}: this folder cannot be written ({error.strerror}); choose another --out") from error
         yield
@@ -358,11 +388,16 @@ def generate(
     overwrite: bool = False,
     progress: Callable[[Report], None] | None = None,
     programs: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
 ) -> Report:
     """Write databases ``start … start + databases - 1`` of a corpus to ``<out>/<prefix>-<index>/``.
 
     Database i is drawn from ``named_key(reduce_key(jax.random.key(seed)), "database", i)``. A folder that already holds it, written by
     a run with the same seed, prior or schema, format and versions, is skipped: a run that was stopped goes on when it is called again.
+
+    All devices of the process compute, or the one that ``jax.default_device`` names. Where `jax.distributed` joins several processes, each
+    calls this with the same arguments and sees to a contiguous share of the indices; together they write what one process would, and none
+    waits for another.
 
     Args:
         source: a preset, a prior with its capacity, or a schema with its catalog (as `read_sql` returns them).
@@ -376,9 +411,10 @@ def generate(
         overwrite: replace databases of another run.
         progress: called with the report so far, after each database and twice a second between.
         programs: folder in which compiled programs are kept for later processes; the command line gives one.
+        threads: how many cores are used; None uses all. On a CPU each computes a database at a time, elsewhere each device does.
 
     Returns:
-        What was written and skipped.
+        What was written and skipped: of this process's own share, where there are several processes.
 
     Raises:
         UserError: one sentence, where an argument, the prior, the output folder or the disk is at fault; whole databases stay.
@@ -387,19 +423,23 @@ def generate(
     out = Path(out)
     _check_arguments(seed, databases, start, prefix)
     plan = _plan(source, catalog, seed, format)
-    todo = _outstanding(out, prefix, range(start, start + databases), plan.digest, overwrite)
-    report = Report(databases, skipped=databases - len(todo), seconds=time.monotonic() - began)
+    indices = own_share(range(start, start + databases))
+    todo = _outstanding(out, prefix, indices, plan.digest, overwrite)
+    report = Report(len(indices), skipped=len(indices) - len(todo), seconds=time.monotonic() - began)
     root = reduce_key(jax.random.key(seed, impl="threefry2x32"))  # named, so that no JAX flag moves a corpus
 
-    program = _Programs(plan, None if programs is None else Path(programs))
+    idle: queue.SimpleQueue[_Programs] = queue.SimpleQueue()  # one for each computing thread
 
     def compute(index: int) -> Database:
+        program = idle.get()
         try:
             database: Database = jax.device_get(program(root, np.int32(index)))
         except Exception as error:
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error
             raise
+        finally:
+            idle.put(program)
         if not database.fits:
             raise UserError(f"database {index} of seed {seed} does not fit its capacity; raise [capacity] in the configuration")
         return database
@@ -416,12 +456,19 @@ def generate(
             progress(report)
 
     if out.is_dir():
-        files.remove_partial(out, [f"{prefix}-{index}" for index in range(start, start + databases)])
+        files.remove_partial(out, [f"{prefix}-{index}" for index in indices])
     if todo:
-        with _output_folder(out):
-            cores = os.cpu_count() or 1
+        with _output_folder(out), contextlib.ExitStack() as stack:
+            devices, lock = own_devices(), threading.Lock()
+            cores = threads or os.cpu_count() or 1
             writers = max(1, min(4, cores // 2, len(todo)))
-            computers = min(cores, len(todo)) if jax.default_backend() == "cpu" else 1  # XLA's own threads add little
+            computers = min(cores if devices[0].platform == "cpu" else len(devices), len(todo))  # XLA's own threads add little
+            if programs is None and min(len(devices), computers) > 1:
+                programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrel-programs-"))
+            kept = None if programs is None else Path(programs)
+            each = [_Programs(plan, kept, device, lock) for device in devices[:computers]]
+            for turn in range(computers):
+                idle.put(each[turn % len(each)])
             with _Pipeline(todo, compute, write, computers, writers) as pipeline:
                 for rows, cells in pipeline.results(tick):
                     report = dataclasses.replace(report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells)
