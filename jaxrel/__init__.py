@@ -4,6 +4,7 @@ from jaxrel import interventions as interventions
 from jaxrel import presets as presets
 from jaxrel._version import __version__ as __version__
 from jaxrel.database import sample_database as sample_database
+from jaxrel.fleet import sample_databases as sample_databases
 from jaxrel.links import link_rows as link_rows
 from jaxrel.links import sample_links as sample_links
 from jaxrel.oracle import column_oracle as column_oracle
@@ -29,6 +30,7 @@ from jaxrel.types import Schema as Schema
 _HOST = {  # imported when first asked for: the device side needs neither pandas nor pyarrow nor networkx
     "COMPILER_OPTIONS": "jaxrel.programs",
     "generate": "jaxrel.engine",
+    "generate_on_ray": "jaxrel.workers",
     "read_sql": "jaxrel.sql",
     "to_arrow": "jaxrel.convert",
     "to_networkx": "jaxrel.convert",

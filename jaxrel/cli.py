@@ -86,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--chunk-rows", type=_whole(1), metavar="N", help="rows computed at once of a database larger than memory (default: 262144)"
     )
+    generate.add_argument(
+        "--executor",
+        choices=("local", "distributed", "ray"),
+        default="local",
+        help="local: this process (default); distributed: one of several, each of which is started with this command; ray: workers of Ray",
+    )
+    generate.add_argument("--coordinator", metavar="HOST:PORT", help="of --executor distributed: where process 0 listens for the others")
+    generate.add_argument("--processes", type=_whole(1), metavar="N", help="of --executor distributed: how many there are")
+    generate.add_argument("--process", type=_whole(0), metavar="I", help="of --executor distributed: which one this is, from 0")
+    generate.add_argument(
+        "--timeout", type=_whole(1), metavar="S", help="of --executor distributed: seconds to wait for the others (default: 300)"
+    )
+    generate.add_argument("--workers", type=_whole(1), metavar="N", help="of --executor ray: how many (default: one a core, or a GPU)")
     generate.add_argument("--overwrite", action="store_true", help="replace databases of another run")
     generate.add_argument("--quiet", action="store_true", help="no progress, no summary")
     generate.set_defaults(run=_generate)
@@ -143,7 +156,26 @@ def _silent_native() -> Iterator[None]:
         os.close(null)
 
 
+_OF_EXECUTOR = {"distributed": ("coordinator", "processes", "process", "timeout"), "ray": ("workers",)}
+
+
+def _join(arguments: argparse.Namespace) -> None:
+    """What an executor asks of JAX before JAX starts."""
+    if arguments.executor == "distributed":
+        from jaxrel.processes import connect
+
+        connect(arguments.coordinator, arguments.processes, arguments.process, arguments.timeout or 300)
+    elif arguments.executor == "ray":
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # this process computes nothing: the accelerators are the workers'
+
+
 def _generate(arguments: argparse.Namespace) -> int:
+    for executor, options in _OF_EXECUTOR.items():
+        for option in options:
+            if getattr(arguments, option) is not None and arguments.executor != executor:
+                raise ValueError(f"--{option} goes with --executor {executor} only")
     if arguments.sql is None:
         for option in ("rows", "scale", "dialect"):
             if getattr(arguments, option):
@@ -157,6 +189,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--rows names the table {table!r} twice")
     _quieten_jax()
     with _silent_native():
+        _join(arguments)
         return _write_databases(arguments)
 
 
@@ -191,9 +224,15 @@ def _write_databases(arguments: argparse.Namespace) -> int:
     else:
         source = presets.load(arguments.preset or "default")
 
+    run: Callable[..., engine.Report] = engine.generate
+    more = {}
+    if arguments.executor == "ray":
+        from jaxrel.workers import generate_on_ray
+
+        run, more = generate_on_ray, {"workers": arguments.workers}
     progress = None if arguments.quiet else Progress()
     try:
-        report = engine.generate(
+        report = run(
             source,
             arguments.out,
             seed=arguments.seed,
@@ -205,6 +244,7 @@ def _write_databases(arguments: argparse.Namespace) -> int:
             chunk_rows=arguments.chunk_rows or engine.CHUNK_ROWS,
             progress=progress,
             programs=_program_folder(),
+            **more,
         )
     except BaseException:
         if progress is not None:

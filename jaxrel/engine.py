@@ -1,7 +1,7 @@
 """The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
 
-The caller's thread keeps the books. Computing threads (one a core on CPU, else one) make databases while writer threads bring others
-to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
+The caller's thread keeps the books. Computing threads (one a core on CPU, else one a device) make databases while writer threads bring
+others to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
 never of its neighbours, of the range that a run was asked for, or of what was resumed.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +30,13 @@ from jaxrel._version import __version__
 from jaxrel.catalog import Catalog
 from jaxrel.errors import UserError
 from jaxrel.prior import Prior, Weights, capacity_for, check
+from jaxrel.processes import own_devices, own_share
 from jaxrel.random import STREAM_VERSION, seed_key
 from jaxrel.stages import Made, Plan, Stages
 from jaxrel.streaming import CHUNK_ROWS
 from jaxrel.types import TILE, Capacity, Database, Schema, tiles_of
 
-__all__ = ["FORMATS", "Report", "Source", "generate"]
+__all__ = ["FORMATS", "Report", "Source", "generate", "outstanding"]
 
 FORMATS = ("relbench", "plain")
 Source = presets.Preset | tuple[Prior, Capacity] | tuple[Schema, Catalog]
@@ -48,7 +50,7 @@ class Report:
     """What a run has done so far; at its end, what it did.
 
     Attributes:
-        databases: asked for.
+        databases: asked for; of several processes, this one's share.
         written: computed and brought to disk.
         skipped: found whole.
         rows: of the databases written.
@@ -144,19 +146,46 @@ def _outstanding(out: Path, prefix: str, indices: range, digest: dict[str, Any],
     return todo
 
 
+def outstanding(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    databases: int = 1,
+    start: int = 0,
+    prefix: str = "jaxrel",
+    format: str | None = None,
+    catalog: Catalog | None = None,
+    overwrite: bool = False,
+    chunk_rows: int = CHUNK_ROWS,
+) -> list[int]:
+    """What `generate` would compute, whichever process does it.
+
+    Args:
+        source: this and all others as for `generate`.
+
+    Returns:
+        Indices without a whole database.
+
+    Raises:
+        UserError: as `generate` does before it computes anything.
+    """
+    _check_arguments(seed, databases, start, prefix, chunk_rows)
+    digest = _plan(source, catalog, seed, format, chunk_rows).digest
+    return _outstanding(Path(out), prefix, range(start, start + databases), digest, overwrite)
+
+
 @contextlib.contextmanager
 def _output_folder(out: Path) -> Iterator[None]:
-    """Make ``out`` and its parents, be sure it can be written, and remove those of them that end up empty."""
-    made = []
+    """Make ``out`` and its parents, be sure it can be written, and remove those of them that end up empty, unless others may need them."""
+    made: list[Path] = []
     try:
         try:
             for folder in reversed([out, *out.parents]):
                 if not folder.exists():
-                    folder.mkdir()
-                    made.append(folder)
-            probe = out / f".jaxrel-probe-{os.getpid()}"
-            probe.mkdir()
-            probe.rmdir()
+                    folder.mkdir(exist_ok=True)
+                    made += [folder] if jax.process_count() == 1 else []
+            os.rmdir(tempfile.mkdtemp(prefix=".jaxrel-probe-", dir=out))
         except OSError as error:
             raise UserError(f"{out}: this folder cannot be written ({error.strerror}); choose another --out") from error
         yield
@@ -164,6 +193,17 @@ def _output_folder(out: Path) -> Iterator[None]:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: it keeps what was written
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def _enough_memory(index: int) -> Iterator[None]:
+    """Say which database it was that did not fit."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error
+        raise
 
 
 def _size(database: Database, catalog: Catalog | None) -> tuple[int, int]:
@@ -267,11 +307,16 @@ def generate(
     chunk_rows: int = CHUNK_ROWS,
     progress: Callable[[Report], None] | None = None,
     programs: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
 ) -> Report:
     """Write databases ``start … start + databases - 1`` of a corpus to ``<out>/<prefix>-<index>/``.
 
     Database i is drawn from ``named_key(seed_key(seed), "database", i)``. A folder that already holds it, written by
     a run with the same seed, prior or schema, format and versions, is skipped: a run that was stopped goes on when it is called again.
+
+    All devices of the process compute, or the one that ``jax.default_device`` names. Where `jax.distributed` joins several processes, each
+    calls this with the same arguments and sees to a contiguous share of the indices; together they write what one process would, and none
+    waits for another.
 
     Args:
         source: a preset, a prior with its capacity, or a schema with its catalog (as `read_sql` returns them).
@@ -287,9 +332,10 @@ def generate(
             a multiple of 1,024. It bounds memory and changes no value.
         progress: called with the report so far, after each database and twice a second between.
         programs: folder in which compiled programs are kept for later processes; the command line gives one.
+        threads: how many cores are used; None uses all. On a CPU each computes a database at a time, elsewhere each device does.
 
     Returns:
-        What was written and skipped.
+        What was written and skipped: of this process's own share, where there are several processes.
 
     Raises:
         UserError: one sentence, where an argument, the prior, the output folder or the disk is at fault; whole databases stay.
@@ -298,26 +344,28 @@ def generate(
     out = Path(out)
     _check_arguments(seed, databases, start, prefix, chunk_rows)
     plan = _plan(source, catalog, seed, format, chunk_rows)
-    todo = _outstanding(out, prefix, range(start, start + databases), plan.digest, overwrite)
-    report = Report(databases, skipped=databases - len(todo), seconds=time.monotonic() - began)
+    indices = own_share(range(start, start + databases))
+    todo = _outstanding(out, prefix, indices, plan.digest, overwrite)
+    report = Report(len(indices), skipped=len(indices) - len(todo), seconds=time.monotonic() - began)
     root = seed_key(seed)
 
-    program = Stages(plan, None if programs is None else Path(programs))
+    idle: queue.SimpleQueue[Stages] = queue.SimpleQueue()  # one for each computing thread
 
     def compute(index: int) -> Made:
+        program = idle.get()
         try:
-            made = program(root, np.int32(index))
-        except Exception as error:
-            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-                raise UserError(f"database {index} does not fit into memory; use a smaller capacity or fewer rows") from error
-            raise
+            with _enough_memory(index):
+                made = program(root, np.int32(index))
+        finally:
+            idle.put(program)
         if not made.database.fits:
             raise UserError(f"database {index} of seed {seed} does not fit its capacity; raise [capacity] in the configuration")
         return made
 
     def write(index: int, made: Made) -> tuple[int, int]:
         folder = out / f"{prefix}-{index}"
-        _write(made, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
+        with _enough_memory(index):  # of a database in passing, the rows are computed here
+            _write(made, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
         return _size(made.database, plan.catalog)
 
     def tick() -> None:
@@ -327,12 +375,19 @@ def generate(
             progress(report)
 
     if out.is_dir():
-        files.remove_partial(out, [f"{prefix}-{index}" for index in range(start, start + databases)])
+        files.remove_partial(out, [f"{prefix}-{index}" for index in indices])
     if todo:
-        with _output_folder(out):
-            cores = os.cpu_count() or 1
+        with _output_folder(out), contextlib.ExitStack() as stack:
+            devices, lock = own_devices(), threading.Lock()
+            cores = threads or os.cpu_count() or 1
             writers = max(1, min(4, cores // 2, len(todo)))
-            computers = min(cores, len(todo)) if jax.default_backend() == "cpu" else 1  # XLA's own threads add little
+            computers = min(cores if devices[0].platform == "cpu" else len(devices), len(todo))  # XLA's own threads add little
+            if programs is None and min(len(devices), computers) > 1:
+                programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrel-programs-"))
+            kept = None if programs is None else Path(programs)
+            each = [Stages(plan, kept, device, lock) for device in devices[:computers]]
+            for turn in range(computers):
+                idle.put(each[turn % len(each)])
             with _Pipeline(todo, compute, write, computers, writers) as pipeline:
                 for rows, cells in pipeline.results(tick):
                     report = dataclasses.replace(report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -18,7 +20,8 @@ __all__ = ["DIGEST_FILE", "atomic_folder", "read_digest", "remove_partial", "wri
 
 DIGEST_FILE = "jaxrel.json"
 
-_HIDDEN = re.compile(r"\.(.+)\.(?:partial|replaced)-(\d+)")
+_HIDDEN = re.compile(r"\.(.+)\.(?:partial|replaced)-([0-9a-f]{8})-(\d+)")
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # a process number means something on its own host only
 _swept: set[Path] = set()  # parent folders that have been looked through
 _live: set[str] = set()  # hidden folders of this process that are in use
 _lock = threading.Lock()
@@ -29,7 +32,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Write a folder under a hidden name beside its target and rename it when it is whole.
 
     After any exception inside the block, and after a full disk, neither the hidden folder nor a parent folder made for it remains. What
-    a killed process left behind is removed by the next one that writes into the same parent folder.
+    a killed process left behind is removed by the next one that writes into the same parent folder on that host.
 
     Args:
         target: the folder to appear.
@@ -44,7 +47,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists already; choose another folder or overwrite it (overwrite=True, --overwrite)")
-    partial, replaced = (target.with_name(f".{target.name}.{word}-{os.getpid()}") for word in ("partial", "replaced"))
+    partial, replaced = (target.with_name(f".{target.name}.{word}-{_HOST}-{os.getpid()}") for word in ("partial", "replaced"))
     made: list[Path] = []
     done = False
     try:
@@ -90,13 +93,14 @@ def remove_partial(folder: Path, names: Collection[str] | None = None) -> None:
 
     Args:
         folder: where databases are written.
-        names: only those of these targets; None stands for all.
+        names: only those of these targets, which no other host is writing; None stands for those of all targets, made on this host.
     """
     wanted = None if names is None else set(names)
     with os.scandir(folder) as entries:
         hidden = [(os.path.abspath(entry.path), match) for entry in entries if (match := _HIDDEN.fullmatch(entry.name))]
     for path, match in hidden:
-        if (wanted is None or match[1] in wanted) and path not in _live and not _alive_elsewhere(int(match[2])):
+        here = match[2] == _HOST
+        if (here if wanted is None else match[1] in wanted) and path not in _live and not (here and _alive_elsewhere(int(match[3]))):
             shutil.rmtree(path, ignore_errors=True)
 
 

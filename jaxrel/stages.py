@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, Device
 
 from jaxrel.catalog import Catalog
 from jaxrel.convert import TableRows
+from jaxrel.fleet import database_key
 from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior
 from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
@@ -55,28 +56,24 @@ _QUICK = {"xla_backend_optimization_level": 1}
 _WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
-def _database_key(root: Array, index: Array) -> Array:
-    return named_key(root, "database", index)
-
-
 @partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
-    return sample_schema(_database_key(root, index), prior, capacity)
+    return sample_schema(database_key(root, index), prior, capacity)
 
 
 @partial(jax.jit, compiler_options=_QUICK)
 def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
-    return dataclasses.replace(declared, key=named_key(_database_key(root, index), "schema"))
+    return dataclasses.replace(declared, key=named_key(database_key(root, index), "schema"))
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
-    return sample_scm(_database_key(root, index), prior, schema, capacity)
+    return sample_scm(database_key(root, index), prior, schema, capacity)
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_link_laws(_database_key(root, index), prior, schema, capacity)
+    return sample_link_laws(database_key(root, index), prior, schema, capacity)
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
@@ -86,12 +83,12 @@ def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
 def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
-    return simulate(_database_key(root, index), schema, links, scm, capacity)
+    return simulate(database_key(root, index), schema, links, scm, capacity)
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _laws_alone(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_link_laws(_database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))
+    return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))
 
 
 @partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="exports", compiler_options=COMPILER_OPTIONS)
@@ -107,7 +104,7 @@ def _chunk(
     capacity: Capacity,
     tiles: int,
 ) -> Chunk:
-    return stream_rows(_database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
+    return stream_rows(database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
 
 
 _WHOLE = {"laws": _laws, "links": _links, "scm": _scm, "simulate": _simulate}
@@ -124,31 +121,34 @@ class Made:
 
 
 class Stages:
-    """The compiled stages of one run: made at the first database that needs them, kept in a folder for later processes.
+    """The compiled stages of one run on one device: made at the first database that needs them, kept in a folder for later processes and
+    other devices.
 
     Many threads may call it.
     """
 
-    def __init__(self, plan: Plan, folder: Path | None) -> None:
-        self._plan, self._folder = plan, folder
-        self._lock, self._ready = threading.Lock(), False
+    def __init__(self, plan: Plan, folder: Path | None, device: Device, lock: threading.Lock) -> None:
+        prior, schema = jax.device_put((plan.prior, plan.schema), device)
+        self._plan, self._folder, self._device = dataclasses.replace(plan, prior=prior, schema=schema), folder, device
+        self._lock, self._ready = lock, False  # of all devices: what one compiles, the others load
         self._stages: dict[Capacity | None, dict[str, Callable[..., Any]]] = {}
 
     def __call__(self, root: Array, index: np.int32) -> Made:
         """Make one database."""
-        if self._ready and not self._plan.may_be_huge:
-            return self._make(root, index)
-        with self._lock:  # what is not kept on disk compiles at its first run
-            made = self._make(root, index)
-            self._ready = True
-            return made
+        with jax.default_device(self._device):
+            if self._ready and not self._plan.may_be_huge:
+                return self._make(root, index)
+            with self._lock:  # what is not kept on disk compiles at its first run
+                made = self._make(root, index)
+                self._ready = True
+                return made
 
     def _compiled(self, kind: Capacity | None, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
         if kind not in self._stages:
             capacity = self._plan.capacity if kind is None else kind
             inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
             static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
-            self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder)
+            self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder, self._device)
         return self._stages[kind]
 
     def _make(self, root: Array, index: np.int32) -> Made:
@@ -178,7 +178,8 @@ class Stages:
 
         def compute(first: int, count: int) -> Chunk:
             nonlocal scm, exports
-            chunk: Chunk = stages["chunk"](root, index, schema, laws, scm, exports, np.int32(first), np.int32(count))
+            with jax.default_device(self._device):  # a writing thread asks
+                chunk: Chunk = stages["chunk"](root, index, schema, laws, scm, exports, np.int32(first), np.int32(count))
             scm, exports = chunk.scm, chunk.exports
             return chunk
 

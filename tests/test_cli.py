@@ -68,6 +68,21 @@ MISTAKES = {
     "negative seed": (plain("--preset", "tiny", "--seed", "-1"), ["--seed"]),
     "no folder name": (plain("--preset", "tiny", "--name", "a/b"), ["a/b"]),
     "unknown format": (plain("--preset", "tiny", "--format", "csv"), ["--format", "csv"]),
+    "unknown executor": (plain("--executor", "slurm"), ["--executor", "slurm"]),
+    "process without its executor": (plain("--process", "1"), ["--process", "--executor distributed"]),
+    "workers without ray": (plain("--workers", "2"), ["--workers", "--executor ray"]),
+    "process without coordinator": (
+        plain("--executor", "distributed", "--process", "1", "--processes", "2"),
+        ["--coordinator: missing", "go together"],
+    ),
+    "a process too many": (
+        plain("--executor", "distributed", "--coordinator", "localhost:1234", "--processes", "2", "--process", "2"),
+        ["--process", "2 is not one of the 2 processes 0…1"],
+    ),
+    "coordinator without port": (
+        plain("--executor", "distributed", "--coordinator", "localhost", "--processes", "2", "--process", "1"),
+        ["--coordinator", "localhost", "HOST:PORT"],
+    ),
     "unknown option": (plain("--preset", "tiny", "--fast"), ["--fast"]),
 }
 

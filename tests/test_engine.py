@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrel import engine, presets
+from jaxrel import engine, files, presets
 from jaxrel.errors import UserError
 
 MANY = 40  # databases of the runs that are stopped on the way
@@ -98,7 +98,7 @@ def test_killed_and_resumed_equals_uninterrupted(corpus: Path, tmp_path: Path, t
     assert 3 <= len(whole) < MANY, "the run was not stopped on the way"
     for folder in whole:
         assert files_of(folder) == files_of(corpus / folder.name)
-    (tmp_path / f".jaxrel-{MANY - 1}.partial-4194303").mkdir()  # what a killed process may leave: its number is no process any more
+    (tmp_path / f".jaxrel-{MANY - 1}.partial-{files._HOST}-4194303").mkdir()  # what a killed process may leave; no process has that number
     report = engine.generate(tiny, tmp_path, databases=MANY)
     assert report.skipped == len(whole) and report.written == MANY - len(whole)
     assert files_of(tmp_path) == files_of(corpus)
@@ -237,3 +237,29 @@ def test_a_kept_program_writes_the_same_files(corpus: Path, tmp_path: Path) -> N
     for _ in range(2):  # compiled or loaded, then loaded
         subprocess.run([*command(tmp_path), "--quiet", "--overwrite"], check=True, capture_output=True)
         assert files_of(tmp_path) == files_of(corpus)
+
+
+def test_all_devices_are_used_and_write_the_same_files(corpus: Path, tmp_path: Path) -> None:
+    """Two simulated ones: what the first compiles, the second loads."""
+    script = """
+import os, sys
+os.cpu_count = lambda: 2
+from jaxrel import engine, presets
+used = set()
+run = engine._Programs._run
+def watched(self, root, index):
+    database = run(self, root, index)
+    used.update(database.values.devices())
+    return database
+engine._Programs._run = watched
+engine.generate(presets.load("tiny"), sys.argv[1], databases=4, programs=sys.argv[2])
+print(len(used))
+"""
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    two = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run([sys.executable, "-c", script, out, kept], env=two, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "2", "a device was idle"
+    assert len(list(kept.iterdir())) == 5, "each stage is compiled once"
+    written = files_of(out)
+    assert written == {name: digest for name, digest in files_of(corpus).items() if name in written} and len(list(out.iterdir())) == 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrel.files import atomic_folder, read_digest, remove_partial, write_digest
+from jaxrel.files import _HOST, atomic_folder, read_digest, remove_partial, write_digest
 
 
 def _entries(folder: Path) -> set[str]:
@@ -82,13 +82,22 @@ with atomic_folder(Path({str(tmp_path)!r}) / "b") as folder:
 
 
 def test_partial_folders_of_living_processes_and_of_others_stay(tmp_path):
-    (tmp_path / f".b.partial-{os.getppid()}").mkdir()
-    (tmp_path / f".c.partial-{os.getpid()}").mkdir()
-    (tmp_path / ".b.partial-x").mkdir()
+    for name in (f".b.partial-{_HOST}-{os.getppid()}", f".c.partial-{_HOST}-{os.getpid()}", ".b.partial-x"):
+        (tmp_path / name).mkdir()
     remove_partial(tmp_path, ["b"])
     assert len(_entries(tmp_path)) == 3
     remove_partial(tmp_path)
-    assert _entries(tmp_path) == {f".b.partial-{os.getppid()}", ".b.partial-x"}
+    assert _entries(tmp_path) == {f".b.partial-{_HOST}-{os.getppid()}", ".b.partial-x"}
+
+
+def test_partial_folders_of_another_host_go_with_their_target_only(tmp_path):
+    """Its process numbers say nothing here: what another host writes into a shared folder is its own, what lies in our way is stale."""
+    for name in ("b", "c"):
+        (tmp_path / f".{name}.partial-00000000-{os.getpid()}").mkdir()
+    remove_partial(tmp_path)
+    assert len(_entries(tmp_path)) == 2
+    remove_partial(tmp_path, ["b"])
+    assert _entries(tmp_path) == {f".c.partial-00000000-{os.getpid()}"}
 
 
 def test_digest_is_read_back(tmp_path):
