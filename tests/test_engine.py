@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrel import engine, files, presets
+from jaxrel import engine, files, presets, stages
 from jaxrel.errors import UserError
 
 MANY = 40  # databases of the runs that are stopped on the way
@@ -165,11 +165,12 @@ def test_a_full_disk_leaves_nothing(corpus: Path, tmp_path: Path, tiny: Any) -> 
 
 
 def test_what_does_not_fit_is_an_error(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clipped(engine._Programs):
+    class Clipped(stages.Stages):
         def __call__(self, *arguments: Any) -> Any:
-            return dataclasses.replace(super().__call__(*arguments), fits=np.bool_(False))
+            made = super().__call__(*arguments)
+            return dataclasses.replace(made, database=dataclasses.replace(made.database, fits=np.bool_(False)))
 
-    monkeypatch.setattr(engine, "_Programs", Clipped)
+    monkeypatch.setattr(engine, "Stages", Clipped)
     with pytest.raises(UserError, match="database 4 of seed 0 does not fit its capacity"):
         engine.generate(tiny, tmp_path / "out", start=4)
     assert not list(tmp_path.iterdir())
@@ -187,13 +188,13 @@ def test_arguments_out_of_range(tmp_path: Path, tiny: Any, arguments: dict[str, 
 
 
 def test_one_program_serves_every_seed_and_prior(corpus: Path, tmp_path: Path, tiny: Any) -> None:
-    stages = (engine._schema, engine._laws, engine._links, engine._scm, engine._simulate)
-    before = [stage._cache_size() for stage in stages]
+    all_five = (stages._schema, stages._laws, stages._links, stages._scm, stages._simulate)
+    before = [stage._cache_size() for stage in all_five]
     scm = tiny.prior.scm
     other = dataclasses.replace(tiny.prior, scm=dataclasses.replace(scm, noise=dataclasses.replace(scm.noise, high=scm.noise.high * 0.5)))
     engine.generate((other, tiny.capacity), tmp_path, seed=123, databases=3)
     assert min(before) > 0, "the corpus was made by other programs"
-    assert before == [stage._cache_size() for stage in stages]  # other tests of this process may have compiled other capacities
+    assert before == [stage._cache_size() for stage in all_five]  # other tests of this process may have compiled other capacities
 
 
 def test_programs_are_kept_loaded_and_mended(tmp_path: Path) -> None:
@@ -244,14 +245,13 @@ def test_all_devices_are_used_and_write_the_same_files(corpus: Path, tmp_path: P
     script = """
 import os, sys
 os.cpu_count = lambda: 2
-from jaxrel import engine, presets
+from jaxrel import engine, presets, stages
 used = set()
-run = engine._Programs._run
-def watched(self, root, index):
-    database = run(self, root, index)
+get = stages.jax.device_get
+def watched(database):
     used.update(database.values.devices())
-    return database
-engine._Programs._run = watched
+    return get(database)
+stages.jax.device_get = watched
 engine.generate(presets.load("tiny"), sys.argv[1], databases=4, programs=sys.argv[2])
 print(len(used))
 """
@@ -263,3 +263,23 @@ print(len(used))
     assert len(list(kept.iterdir())) == 5, "each stage is compiled once"
     written = files_of(out)
     assert written == {name: digest for name, digest in files_of(corpus).items() if name in written} and len(list(out.iterdir())) == 4
+
+
+def test_a_run_compiles_five_programs_and_nothing_beside_them(tmp_path: Path) -> None:
+    code = f"""
+import logging, jax
+jax.config.update("jax_log_compiles", True)
+names = []
+class Listen(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("Compiling "):
+            names.append(record.getMessage().split()[1])
+logging.getLogger("jax").addHandler(Listen())
+import jaxrel
+jaxrel.generate(jaxrel.presets.load("tiny"), {str(tmp_path / "out")!r}, databases=5)
+print(sorted(names))
+"""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["XDG_CACHE_HOME"]) / "xla")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split("\n")[-2] == str([f"jit({name})" for name in ("_laws", "_links", "_schema", "_scm", "_simulate")])
