@@ -11,6 +11,9 @@ import dataclasses
 import importlib.metadata
 import io
 import os
+import signal
+import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +30,7 @@ __all__ = ["generate_on_ray"]
 
 _PARTS = 4  # a worker, so that none waits long for the slowest at the end
 _LEAST = 4  # databases of a part where there are enough: each part costs a look at the folder and the loading of programs
+_WAIT = 20  # seconds for the head of a cluster to answer
 _TRIES = 2  # more of a part whose worker died
 
 
@@ -55,7 +59,11 @@ def _start(ray: Any, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"configure_logging": False, "log_to_driver": False, "logging_level": "error"}
     address = os.environ.get("RAY_ADDRESS")
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():  # Ray itself asks for minutes
+            socket.create_connection((host, int(port)), _WAIT).close()
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # JAX fears every fork; these become other programs at once
             if address:
@@ -65,6 +73,9 @@ def _start(ray: Any, workers: int | None) -> None:
     except Exception as error:
         where = f"the Ray cluster of RAY_ADDRESS={address} cannot be joined" if address else "Ray cannot be started on this machine"
         raise UserError(f"{where}: {str(error).strip() or type(error).__name__}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray takes it
 
 
 def _on_host(source: Source) -> Source:

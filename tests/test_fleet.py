@@ -175,6 +175,14 @@ def test_without_ray_a_sentence_says_what_to_install(tmp_path: Path, tiny: Any, 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cluster_that_is_not_there_is_a_sentence(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match="the Ray cluster of RAY_ADDRESS=127.* cannot be joined: .*refused"):
+        jaxrel.generate_on_ray(tiny, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_parts_hold_what_is_to_be_done_and_are_neither_tiny_nor_few() -> None:
     for todo in (range(1), range(3), range(100), [*range(10), *range(50, 90)]):
         for count in (1, 2, 8):
