@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from figures import answers, peak_mib, rows_and_cells, timed
 
 HERE = Path(__file__).resolve().parent
 PLUREL = """\
@@ -28,26 +29,6 @@ runs on 3.11. In an environment of its own, a CPU build of torch first:
   peer/bin/pip install --no-deps --ignore-requires-python plurel==1.1.0
   python bench/throughput.py --plurel-python peer/bin/python
 """
-
-
-def _cells(db: Any) -> tuple[int, int]:
-    """Rows and cells (keys, times, feature columns) of the real rows, by database of a batch or of one, summed."""
-    import numpy as np
-
-    schema = db.schema
-    rows = np.asarray(schema.row_count).astype(np.int64)  # [..., T]; 0 past the last table
-    foreign = np.sum(np.asarray(schema.fk_parent) >= 0, axis=-1)
-    columns = 1 + foreign + np.asarray(schema.has_time) + np.asarray(schema.column_count)
-    real = np.arange(rows.shape[-1]) < np.asarray(schema.table_count)[..., None]
-    return int((rows * real).sum()), int((rows * columns * real).sum())
-
-
-def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    import jax
-
-    began = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - began, result
 
 
 def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[str, Any]:
@@ -65,9 +46,9 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[st
     program = jax.jit(jax.vmap(one) if batch > 1 else one, compiler_options=jaxrel.COMPILER_OPTIONS)
     keys = jax.random.split(jax.random.key(0), (repeats + 1) * batch).reshape(repeats + 1, batch)
     keys = keys if batch > 1 else keys[:, 0]
-    cold, _ = _timed(program, keys[0])
-    runs = [_timed(program, key) for key in keys[1:]]
-    sizes = [(seconds, *_cells(db)) for seconds, db in runs]
+    cold, _ = timed(program, keys[0])
+    runs = [timed(program, key) for key in keys[1:]]
+    sizes = [(seconds, *rows_and_cells(db)) for seconds, db in runs]
     rates = []
 
     def run(key: jax.Array) -> None:
@@ -97,15 +78,8 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[st
         "cells_per_s_all_cores": statistics.median(rates),
         "rows_per_s": statistics.median(rows / seconds for seconds, rows, _ in sizes),
         "parquet_s": statistics.median(written),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20),
+        "peak_mib": peak_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
     }
-
-
-def _json_lines(command: list[str]) -> list[dict[str, Any]]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def _plurel_rate(python: str | None, databases: int) -> float | None:
@@ -113,7 +87,7 @@ def _plurel_rate(python: str | None, databases: int) -> float | None:
     python = python or sys.executable
     if subprocess.run([python, "-c", "import plurel"], capture_output=True, check=False).returncode:
         return None
-    return statistics.median(run["cells"] / run["seconds"] for run in _json_lines([python, str(HERE / "peer_plurel.py"), str(databases)]))
+    return statistics.median(run["cells"] / run["seconds"] for run in answers([python, str(HERE / "peer_plurel.py"), str(databases)]))
 
 
 def main() -> None:
@@ -133,18 +107,16 @@ def main() -> None:
         return
 
     import jax
+    from reference import reference_rate
 
     import jaxrel
-
-    sys.path.insert(0, str(HERE))
-    from reference import reference_rate
 
     device = jax.devices()[0]
     yardstick = reference_rate()
     peer = _plurel_rate(arguments.plurel_python, arguments.plurel_databases)
     flags = ["--repeats", str(arguments.repeats), "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
     names = arguments.presets or jaxrel.presets.names()
-    figures = [_json_lines([sys.executable, __file__, "--one", name, *flags])[0] for name in names]
+    figures = [answers([sys.executable, __file__, "--one", name, *flags])[0] for name in names]
     setting = {
         "device": device.device_kind,
         "cores": os.cpu_count(),
