@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-__all__ = ["answers", "cores", "keep_to", "peak_mib", "rows_and_cells", "table", "threads_rate", "timed"]
+__all__ = ["answers", "cores", "cost", "keep_to", "peak_mib", "rows_and_cells", "table", "threads_rate", "timed"]
 
 
 def rows_and_cells(db: Any) -> tuple[int, int]:
@@ -76,6 +77,19 @@ def keep_to(chosen: Sequence[int]) -> bool:
 def peak_mib(maximum: int) -> float:
     """``ru_maxrss`` in MiB."""
     return maximum / (1 << 20 if sys.platform == "darwin" else 1024)
+
+
+def cost(command: Sequence[str], environment: dict[str, str]) -> dict[str, float]:
+    """Seconds, processor seconds and peak MiB of a program; ends this program where that one fails."""
+    with tempfile.TemporaryFile() as said:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **environment})
+        _, status, used = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - began, os.waitstatus_to_exitcode(status)
+        if status:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{said.read()[-2000:].decode(errors='replace')}")
+    return {"s": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": peak_mib(used.ru_maxrss)}
 
 
 def answers(command: Sequence[str], environment: dict[str, str] | None = None) -> list[dict[str, Any]]:
