@@ -53,7 +53,7 @@ ACTIVATION: dict[str, Callable[[Array], Array]] = {
     "cosine": np.cos,
     "gaussian": lambda x: np.exp(-0.5 * x * x),
     "laplace_bump": lambda x: np.exp(-np.abs(x)),
-    "hard_sigmoid": lambda x: np.clip(0.5 * x + 0.5, 0, 1),
+    "hard_sigmoid": lambda x: np.clip(0.25 * x + 0.5, 0, 1),
     "hard_tanh": lambda x: np.clip(x, -1, 1),
     "log_sigmoid": lambda x: -np.logaddexp(-x, np.float32(0)),
     "relu6": lambda x: np.clip(x, 0, 6),

@@ -6,14 +6,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxrel
+from jaxrel.mechanisms import activate
 from jaxrel.registry import ACTIVATIONS
 from jaxrel.types import ALL_LANES, TILE, Capacity, NodeKind
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+from figures import table  # noqa: E402
+from numpy_kernel import ACTIVATION  # noqa: E402
 from roofline import bounds  # noqa: E402
+from scaling import tree  # noqa: E402
 from work import count  # noqa: E402
 
 EXOGENOUS, GATHER, MECHANISM = NodeKind.EXOGENOUS, NodeKind.GATHER, NodeKind.MECHANISM
@@ -84,3 +90,30 @@ def test_bounds() -> None:
     assert found["limit"] == "activations"
     assert found["roofline"] == pytest.approx(1 / 1.5)
     assert found["in_turn"] == pytest.approx(1 / (0.5 + 1.5 + 0.5 + 0.25))
+
+
+def test_numpy_knows_every_activation() -> None:
+    assert set(ACTIVATION) | {"winner", "share"} == set(ACTIVATIONS)  # those two look at a group of units
+    x = np.linspace(-4, 4, 256, dtype=np.float32)  # not 0, where a step may go either way
+    codes = jnp.arange(len(ACTIVATIONS), dtype=jnp.int32)
+    batch = jnp.broadcast_to(jnp.asarray(x), (len(ACTIVATIONS), 1, x.size))
+    ours = np.asarray(activate(batch, jnp.zeros((len(ACTIVATIONS), 1), jnp.float32), codes, jnp.ones(len(ACTIVATIONS), bool)))
+    for name, function in ACTIVATION.items():
+        np.testing.assert_allclose(ours[ACTIVATIONS.index(name), 0], function(x), atol=0.05, err_msg=name)
+
+
+def test_schemas_that_grow() -> None:
+    schema, catalog = jaxrel.read_sql(tree(7, 6), rows={f"t{i}": 10 for i in range(7)})
+    assert [len(words.columns) for words in catalog.tables] == [6] * 7
+    parent = {words.name: [fk.parent for fk in words.foreign_keys] for words in catalog.tables}
+    assert parent == {"t0": [], "t1": ["t0"], "t2": ["t0"], "t3": ["t1"], "t4": ["t1"], "t5": ["t2"], "t6": ["t2"]}
+    assert {words.name for words, timed in zip(catalog.tables, np.asarray(schema.has_time), strict=True) if timed} == {
+        "t3",
+        "t4",
+        "t5",
+        "t6",
+    }
+
+
+def test_table() -> None:
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
