@@ -51,7 +51,8 @@ def programs(preset: str, databases: int) -> dict[str, Any]:
     handler = _Finished()
     logging.getLogger("jax").addHandler(handler)
     logging.getLogger("jax").propagate = False
-    source, counts = jaxrel.presets.load(preset), []
+    source = jaxrel.presets.load(preset)
+    counts: list[int] = []
     with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
         for start, some in ((0, 1), (1, databases - 1)):
             if some:

@@ -311,7 +311,7 @@ def measure(preset_name: str, databases: int) -> dict[str, Any]:
     preset = jaxrel.presets.load(preset_name)
     options = jaxrel.COMPILER_OPTIONS
     program = jax.jit(lambda key: jaxrel.sample_database(key, preset.prior, preset.capacity), compiler_options=options)
-    simulate = jax.jit(lambda *x: jaxrel.simulate(*x, preset.capacity), compiler_options=options)
+    simulate = jax.jit(lambda key, schema, links, scm: jaxrel.simulate(key, schema, links, scm, preset.capacity), compiler_options=options)
     keys = list(jax.random.split(jax.random.key(0), databases))
     drawn = [jax.device_get(program(key)) for key in keys]
     inputs = [(key, db.schema, db.links, db.scm) for key, db in zip(keys, drawn, strict=True)]
