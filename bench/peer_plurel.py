@@ -2,8 +2,8 @@
 
 A script of its own, because plurel lives in an environment of its own (torch, an old relbench).
 
-``python peer_plurel.py DATABASES [--out DIR]`` makes the databases of seeds 0, 1, … and prints one JSON object each: rows, cells, seconds
-from nothing to data frames. With ``--out`` they are written as ``DIR/plurel-<seed>`` in the RelBench layout.
+``python peer_plurel.py DATABASES [--first SEED] [--out DIR]`` makes the databases of seeds 0, 1, … and prints one JSON object each: rows,
+cells, seconds from nothing to data frames. With ``--out`` they are written as ``DIR/plurel-<seed>`` in the RelBench layout.
 ``python peer_plurel.py DRAWS --samplers`` prints draws of its schema and link samplers, for `plurel_match.py`.
 """
 
@@ -34,11 +34,11 @@ def write(tables: dict[str, Any], folder: Path) -> None:
     (folder / "manifest.yaml").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")  # JSON is YAML
 
 
-def databases(count: int, out: Path | None) -> None:
-    """Time the databases of seeds 0, 1, …, each from nothing to its data frames."""
+def databases(first: int, count: int, out: Path | None) -> None:
+    """Time the databases of seeds ``first`` and on, each from nothing to its data frames."""
     from plurel import Config, SyntheticDataset
 
-    for seed in range(count):
+    for seed in range(first, first + count):
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             began = time.perf_counter()
             tables = SyntheticDataset(seed=seed, config=Config()).make_db().table_dict
@@ -89,6 +89,7 @@ def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int)
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the databases (default: 0)")
     parser.add_argument("--out", type=Path, help="write the databases below this folder")
     parser.add_argument("--samplers", action="store_true", help="draws of the samplers instead of databases")
     arguments = parser.parse_args()
@@ -99,7 +100,7 @@ def main() -> None:
     if arguments.samplers:
         samplers(arguments.count)
     else:
-        databases(arguments.count, arguments.out)
+        databases(arguments.first, arguments.count, arguments.out)
 
 
 if __name__ == "__main__":

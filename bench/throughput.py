@@ -1,4 +1,4 @@
-"""Throughput of every preset: compile, warm run, files and peak memory, each on its own; a peer and a yardstick in the same run."""
+"""Throughput of every preset: compile, warm run, files and peak memory, each on its own; peers and a yardstick in the same run."""
 
 from __future__ import annotations
 
@@ -7,50 +7,98 @@ import json
 import os
 import platform
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from figures import answers, cores, peak_mib, rows_and_cells, table, timed
+
 HERE = Path(__file__).resolve().parent
-PLUREL = """\
-plurel 1.1.0 is measured too where it can be imported, or by a Python that --plurel-python names. Its wheel asks for Python 3.12, but it
-runs on 3.11. In an environment of its own, a CPU build of torch first:
+PEERS = """\
+Peers are measured too where they can be imported, or by the Pythons that --plurel-python and --tabicl-python name: environments of their
+own, with a CPU build of torch first.
+
+plurel 1.1.0, relational databases. Its wheel asks for Python 3.12, but it runs on 3.11:
   python -m venv peer
   peer/bin/pip install torch                 (any CPU build will do)
   peer/bin/pip install pytorch-frame networkx numpy pandas sqlalchemy tqdm relbench==1.1.0
   peer/bin/pip install --no-deps --ignore-requires-python plurel==1.1.0
   python bench/throughput.py --plurel-python peer/bin/python
+tabicl 2.2.0, single tables:
+  python -m venv single
+  single/bin/pip install torch               (any CPU build will do)
+  single/bin/pip install tabicl==2.2.0
+  single/bin/pip install --no-deps xgboost   (its prior imports it)
+  python bench/throughput.py --tabicl-python single/bin/python
 """
 
 
-def _cells(db: Any) -> tuple[int, int]:
-    """Rows and cells (keys, times, feature columns) of the real rows, by database of a batch or of one, summed."""
-    import numpy as np
+class _Memory:
+    """Databases 1, 2, … of a corpus, made in memory by one program."""
 
-    schema = db.schema
-    rows = np.asarray(schema.row_count).astype(np.int64)  # [..., T]; 0 past the last table
-    foreign = np.sum(np.asarray(schema.fk_parent) >= 0, axis=-1)
-    columns = 1 + foreign + np.asarray(schema.has_time) + np.asarray(schema.column_count)
-    real = np.arange(rows.shape[-1]) < np.asarray(schema.table_count)[..., None]
-    return int((rows * real).sum()), int((rows * columns * real).sum())
+    def __init__(self, preset: Any, repeats: int, batch: int) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        import jaxrel
+        from jaxrel.random import named_key, reduce_key
+
+        def one(key: jax.Array) -> Any:
+            return jaxrel.sample_database(key, preset.prior, preset.capacity)
+
+        self.one = jax.jit(one, compiler_options=jaxrel.COMPILER_OPTIONS)
+        self.program = jax.jit(jax.vmap(one), compiler_options=jaxrel.COMPILER_OPTIONS) if batch > 1 else self.one
+        root = reduce_key(jax.random.key(0, impl="threefry2x32"))  # the databases of seed 0, as the engine writes them
+        each = [named_key(root, "database", i) for i in range((repeats + 1) * batch)]
+        self.first, *self.keys = [jnp.stack(each[i : i + batch]) if batch > 1 else each[i] for i in range(0, len(each), batch)]
+        self.singles = each[batch:]
+
+    def rate(self, threads: int, cells: int) -> float:
+        """Cells per second of all keys: each thread takes the next database, as the engine does on a CPU."""
+        import jax
+
+        rates = []
+        for _ in range(3):
+            began = time.perf_counter()
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda key: jax.block_until_ready(self.program(key)), self.keys))
+            rates.append(cells / (time.perf_counter() - began))
+        return statistics.median(rates)
 
 
-def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+def _seconds_to_disk(databases: list[Any]) -> float:
+    """Median seconds that a database takes from arrays to files."""
     import jax
 
-    began = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - began, result
+    import jaxrel
+
+    seconds = []
+    with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
+        for i, db in enumerate(databases):
+            began = time.perf_counter()
+            jaxrel.write_relbench(jax.device_get(db), Path(folder) / f"bench-{i}")
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
-def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[str, Any]:
+def _engine_rate(preset: Any, start: int, databases: int) -> float:
+    """Cells per second of `jaxrel.generate`, from nothing to files, on all cores, once its programs are compiled."""
+    import jaxrel
+
+    rates = []
+    with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
+        jaxrel.generate(preset, folder, prefix="first")
+        for i in range(3):
+            rates.append(jaxrel.generate(preset, folder, start=start, databases=databases, prefix=f"run{i}").cells_per_second)
+    return statistics.median(rates)
+
+
+def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy: bool) -> dict[str, Any]:
     """Figures of one preset, in this process, without any persistent compilation cache."""
     import jax
 
@@ -58,93 +106,110 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int) -> dict[st
     import jaxrel
 
     preset = jaxrel.presets.load(preset_name)
-
-    def one(key: jax.Array) -> Any:
-        return jaxrel.sample_database(key, preset.prior, preset.capacity)
-
-    program = jax.jit(jax.vmap(one) if batch > 1 else one, compiler_options=jaxrel.COMPILER_OPTIONS)
-    keys = jax.random.split(jax.random.key(0), (repeats + 1) * batch).reshape(repeats + 1, batch)
-    keys = keys if batch > 1 else keys[:, 0]
-    cold, _ = _timed(program, keys[0])
-    runs = [_timed(program, key) for key in keys[1:]]
-    sizes = [(seconds, *_cells(db)) for seconds, db in runs]
-    rates = []
-
-    def run(key: jax.Array) -> None:
-        jax.block_until_ready(program(key))
-
-    for _ in range(3):  # as the engine does on CPU: each thread takes the next database
-        began = time.perf_counter()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, keys[1:]))
-        rates.append(sum(cells for _, _, cells in sizes) / (time.perf_counter() - began))
-    written, alone = [], jax.jit(one, compiler_options=jaxrel.COMPILER_OPTIONS) if batch > 1 else program
-    for i in range(min(repeats, 3)):
-        db = alone(keys[1 + i] if batch == 1 else keys[1 + i, 0])
-        folder = Path(tempfile.mkdtemp(prefix="jaxrel-bench-"))
-        try:
-            began = time.perf_counter()
-            jaxrel.write_relbench(jax.device_get(db), folder / "bench-0")
-            written.append(time.perf_counter() - began)
-        finally:
-            shutil.rmtree(folder)
+    memory = _Memory(preset, repeats, batch)
+    cold, _ = timed(memory.program, memory.first)
+    runs = [timed(memory.program, key) for key in memory.keys]
+    sizes = [(seconds, *rows_and_cells(db)) for seconds, db in runs]
     warm = statistics.median(seconds for seconds, _, _ in sizes)
-    return {
+    figures = {
         "preset": preset_name,
         "compile_s": max(cold - warm, 0.0),
         "warm_s": warm / batch,
         "cells_per_s": statistics.median(cells / seconds for seconds, _, cells in sizes),
-        "cells_per_s_all_cores": statistics.median(rates),
+        "cells_per_s_all_cores": memory.rate(threads, sum(cells for _, _, cells in sizes)),
         "rows_per_s": statistics.median(rows / seconds for seconds, rows, _ in sizes),
-        "parquet_s": statistics.median(written),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20),
     }
+    del runs
+    figures["parquet_s"] = _seconds_to_disk([memory.one(key) for key in memory.singles[:3]])
+    figures["peak_mib"] = peak_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    figures["cells_per_s_to_parquet"] = _engine_rate(preset, batch, repeats * batch)
+    if with_numpy:
+        from numpy_kernel import numpy_rate
+
+        figures["cells_per_s_numpy"] = numpy_rate([jax.device_get(memory.one(key)) for key in memory.singles[:repeats]])
+    return figures
 
 
-def _json_lines(command: list[str]) -> list[dict[str, Any]]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def _plurel_rate(python: str | None, databases: int) -> float | None:
-    """Median cells per second of one plurel process, or None where it is not installed."""
+def _peer_rates(package: str, python: str | None, arguments: list[str], processes: int) -> tuple[float, float] | None:
+    """Cells per second of one process of a peer, and of several at a time, summed; None where it is not installed."""
     python = python or sys.executable
-    if subprocess.run([python, "-c", "import plurel"], capture_output=True, check=False).returncode:
+    if subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
         return None
-    return statistics.median(run["cells"] / run["seconds"] for run in _json_lines([python, str(HERE / "peer_plurel.py"), str(databases)]))
+
+    def one(process: int) -> float:
+        command = [python, str(HERE / f"peer_{package}.py"), *arguments, "--first", str(1000 * process)]
+        return statistics.median(made["cells"] / made["seconds"] for made in answers(command))
+
+    with ThreadPoolExecutor(processes) as pool:
+        return one(0), sum(pool.map(one, range(processes)))
+
+
+def _ratio(rate: float, peer: float | None) -> str:
+    return "not installed" if peer is None else f"{rate / peer:,.1f}"
+
+
+def report(setting: dict[str, Any], figures: list[dict[str, Any]]) -> str:
+    """A table of all presets."""
+    head = ["preset", "compile s", "warm s", "cells/s", "rows/s", "cells/s, all threads", "÷ yardstick"]
+    head += ["to Parquet, cells/s", "÷ in memory", "Parquet s", "peak MiB", "÷ plurel, one process", "÷ plurel, all cores"]
+    head += ["÷ tabicl, one process"] if setting["tabicl_cells_per_s"] else []
+    head += ["÷ NumPy"] if "cells_per_s_numpy" in figures[0] else []
+    lines = []
+    for f in figures:
+        one, every, disk = f["cells_per_s"], f["cells_per_s_all_cores"], f["cells_per_s_to_parquet"]
+        values = {
+            "preset": f["preset"],
+            "compile s": f"{f['compile_s']:.1f}",
+            "warm s": f"{f['warm_s']:.3f}",
+            "cells/s": f"{one:,.0f}",
+            "rows/s": f"{f['rows_per_s']:,.0f}",
+            "cells/s, all threads": f"{every:,.0f}",
+            "÷ yardstick": f"{every / setting['yardstick_node_cells_per_s']:.3f}",
+            "to Parquet, cells/s": f"{disk:,.0f}",
+            "÷ in memory": f"{disk / every:.2f}",
+            "Parquet s": f"{f['parquet_s']:.3f}",
+            "peak MiB": f"{f['peak_mib']:,.0f}",
+            "÷ plurel, one process": _ratio(one, setting["plurel_cells_per_s"]),
+            "÷ plurel, all cores": _ratio(every, setting["plurel_cells_per_s_all_cores"]),
+            "÷ tabicl, one process": _ratio(one, setting["tabicl_cells_per_s"]),
+            "÷ NumPy": _ratio(one, f.get("cells_per_s_numpy")),
+        }
+        lines.append([values[name] for name in head])
+    return table(head, lines)
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=PLUREL, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=PEERS, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help="preset names (default: all)")
-    parser.add_argument("--repeats", type=int, default=7, help="warm runs, each with another key; the median counts (default: 7)")
+    parser.add_argument("--repeats", type=int, default=12, help="warm runs, each of another database; the median counts (default: 12)")
     parser.add_argument("--batch", type=int, default=1, help="databases side by side under vmap (default: 1)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="databases at a time in the second figure (default: the cores)")
+    parser.add_argument("--numpy", action="store_true", help="the kernel's work in plain NumPy too, on one core")
     parser.add_argument("--plurel-python", metavar="PATH", help="a Python that has plurel 1.1.0")
-    parser.add_argument("--plurel-databases", type=int, default=5, metavar="N", help="databases that plurel makes (default: 5)")
+    parser.add_argument("--plurel-databases", type=int, default=5, metavar="N", help="databases of a process of plurel (default: 5)")
+    parser.add_argument("--tabicl-python", metavar="PATH", help="a Python that has tabicl 2.2.0")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.repeats, arguments.batch, arguments.threads)))
+        print(json.dumps(measure(arguments.one, arguments.repeats, arguments.batch, arguments.threads, arguments.numpy)))
         return
 
     import jax
+    from reference import reference_rate
 
     import jaxrel
 
-    sys.path.insert(0, str(HERE))
-    from reference import reference_rate
-
     device = jax.devices()[0]
-    yardstick = reference_rate()
-    peer = _plurel_rate(arguments.plurel_python, arguments.plurel_databases)
+    yardstick, processes = reference_rate(), len(cores())
+    plurel = _peer_rates("plurel", arguments.plurel_python, [str(arguments.plurel_databases)], processes)
+    tabicl = _peer_rates("tabicl", arguments.tabicl_python, ["9"], processes)
     flags = ["--repeats", str(arguments.repeats), "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
+    flags += ["--numpy"] if arguments.numpy else []
     names = arguments.presets or jaxrel.presets.names()
-    figures = [_json_lines([sys.executable, __file__, "--one", name, *flags])[0] for name in names]
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # NumPy's; XLA takes no notice
+    figures = [answers([sys.executable, __file__, "--one", name, *flags], one_thread)[0] for name in names]
     setting = {
         "device": device.device_kind,
         "cores": os.cpu_count(),
@@ -154,22 +219,18 @@ def main() -> None:
         "batch": arguments.batch,
         "threads": arguments.threads,
         "yardstick_node_cells_per_s": yardstick,
-        "plurel_cells_per_s": peer,
     }
+    for name, rates in (("plurel", plurel), ("tabicl", tabicl)):
+        setting |= {f"{name}_cells_per_s": rates and rates[0], f"{name}_cells_per_s_all_cores": rates and rates[1]}
     if arguments.json:
         print(json.dumps({**setting, "presets": figures}, indent=1))
         return
+    for name in ("plurel", "tabicl"):
+        if setting[f"{name}_cells_per_s"] is None:
+            print(f"{name} is not installed: no figure; --help says how to install it, and --{name}-python where it is")
     print(", ".join(f"{key} {value:,.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in setting.items()))
-    print("One database at a time, and as many as there are threads; a peer's process is one of one thread.")
-    print("| preset | compile s | warm s | cells/s | rows/s | cells/s, all threads | ÷ plurel | ÷ yardstick | Parquet s | peak MiB |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for f in figures:
-        ratio = "not installed" if peer is None else f"{f['cells_per_s_all_cores'] / peer:,.1f}"
-        print(
-            f"| {f['preset']} | {f['compile_s']:.1f} | {f['warm_s']:.3f} | {f['cells_per_s']:,.0f} | {f['rows_per_s']:,.0f} "
-            f"| {f['cells_per_s_all_cores']:,.0f} | {ratio} | {f['cells_per_s_all_cores'] / yardstick:.3f} "
-            f"| {f['parquet_s']:.3f} | {f['peak_mib']:,.0f} |"
-        )
+    print("One database at a time, and as many as there are threads; peers: one process of one thread, and one for each core.")
+    print(report(setting, figures))
 
 
 if __name__ == "__main__":
