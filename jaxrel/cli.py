@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxrel._version import __version__
+from jaxrel.errors import Unmet
 
 __all__ = ["main"]
 
@@ -341,7 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        print(f"jaxrel: {_sentence(error)}", file=sys.stderr)
+        print(f"jaxrel: {_sentence(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, Unmet):
+            os._exit(2)
         return 2
     except _Stopped as stopped:
         print("jaxrel: stopped; whole databases are kept, the same command goes on from there", file=sys.stderr, flush=True)

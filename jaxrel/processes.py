@@ -12,7 +12,7 @@ import threading
 import jax
 from jax import Device
 
-from jaxrel.errors import UserError
+from jaxrel.errors import Unmet, UserError
 
 __all__ = ["connect", "own_devices", "own_share", "share"]
 
@@ -96,7 +96,7 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
     jax.config.update("jax_enable_preemption_service", service)
     if meeting.is_alive():
         where = "the cluster's coordinator" if coordinator is None else coordinator
-        raise UserError(f"{where}: not all processes of the run met there within {timeout} s; start them all, and check that they reach it")
+        raise Unmet(f"{where}: not all processes of the run met there within {timeout} s; start them all, and check that they reach it")
     if failures and coordinator is None:
         raise UserError(f"JAX finds no cluster here ({failures[0]}); give --coordinator, --processes and --process") from failures[0]
     if failures:

@@ -208,7 +208,8 @@ def explain_rows(
         interventions: what is done to nodes; None: nothing.
 
     Returns:
-        `Truth` of ``tiles * TILE`` rows; those past the table's last row are unspecified.
+        `Truth` of ``tiles * TILE`` rows; those past the table's last row are unspecified. A node that nothing shows (``SCM.node_used``) is
+        not calibrated: its signal is what its edges bring, as it is.
 
     Raises:
         ValueError: as `simulate_rows` does.

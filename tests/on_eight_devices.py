@@ -1,20 +1,16 @@
 """What eight simulated devices compute, for `test_fleet`: a process of its own, since the number of devices is fixed when JAX starts.
 
 ``python on_eight_devices.py WHAT FILE`` pickles there ``batches``, databases of `sampled.ROOT` and of seed 0, or ``chunks``, the rows
-of a database of several tiles, chunk by chunk.
+of a database of several tiles, chunk by chunk. The environment's XLA_FLAGS say that there are eight: collecting tests imports this file too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import sys
 from pathlib import Path
 from typing import Any
-
-# Compiled without optimisation, in half of the time: it rounds differently, and decides nothing else.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
 
 import jax
 import jax.numpy as jnp
