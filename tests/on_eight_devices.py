@@ -1,7 +1,7 @@
 """What eight simulated devices compute, for `test_fleet`: a process of its own, since the number of devices is fixed when JAX starts.
 
 ``python on_eight_devices.py WHAT FILE`` pickles there ``batches``, databases of `sampled.ROOT` and of seed 0, or ``chunks``, the rows
-of a database of several tiles, chunk by chunk. The environment's XLA_FLAGS say that there are eight: collecting tests imports this file too.
+of a database of several tiles, chunk by chunk. That there are eight says XLA_FLAGS of its environment: collecting tests imports this file.
 """
 
 from __future__ import annotations
