@@ -110,7 +110,7 @@ def _edge_work(db: Any, edges: _Edges, lanes: np.ndarray, capacity: Any | None) 
         hidden = np.full_like(hidden, capacity.hidden)
         out = np.full_like(out, capacity.width)
         width = np.where(edges.lane == ALL_LANES, capacity.width, 1)
-    works = (edges.layers > 0) & (out > 0)
+    works = (edges.layers > 0) & lanes[edges.table, edges.node].any(axis=1)
     flop = 2 * hidden * (width + np.maximum(edges.layers - 1, 0) * hidden + out)
     layer = np.arange(edges.activation.shape[1])[None, :]
     used = works[:, None] & (layer < edges.layers[:, None])
@@ -170,7 +170,8 @@ def count(db: Any, capacity: Any) -> dict[str, dict[str, Any]]:
     every = np.arange(capacity.width) < width[..., None]
     counts = {}
     for name in COUNTS:
-        lanes = _needed_lanes(db, edges) if name == "needed" else every
+        used = np.asarray(db.scm.node_used)[..., None]  # what the kernel computes
+        lanes = {"needed": _needed_lanes(db, edges), "stated": every, "executed": every & used}[name]
         sizes = capacity if name == "executed" else None
         flop, activations = _edge_work(db, edges, lanes, sizes)
         counts[name] = {"flop": flop, "activations": activations, "bytes": _bytes(db, lanes), "draws": _draws(db, lanes, sizes)}
