@@ -49,31 +49,32 @@ class Plan:
         return self.capacity.rows > HUGE
 
 
-# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled with
-# few optimisations, for which a first run waits less (with none, an SCM of many wide tables takes four times as long to draw); and a
-# user's schema goes through the very same programs.
+# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
+# without optimisation, for which a first run waits less; and a user's schema goes through the very same programs. Of an SCM of many wide
+# tables that would cost more than it saves: drawing it takes 80 ms instead of 360.
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
 _QUICK = {"xla_backend_optimization_level": 1}
+_MANY_NODES = 1024  # of all tables
 _WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
     return sample_schema(database_key(root, index), prior, capacity)
 
 
-@partial(jax.jit, compiler_options=_QUICK)
+@partial(jax.jit, compiler_options=_UNOPTIMISED)
 def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
     return dataclasses.replace(declared, key=named_key(database_key(root, index), "schema"))
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
 def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
     return sample_scm(database_key(root, index), prior, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
 def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_link_laws(database_key(root, index), prior, schema, capacity)
+    return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))  # rows are placed later
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
@@ -84,11 +85,6 @@ def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
 @partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
 def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM, capacity: Capacity) -> Database:
     return simulate(database_key(root, index), schema, links, scm, capacity)
-
-
-@partial(jax.jit, static_argnames="capacity", compiler_options=_QUICK)
-def _laws_alone(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
-    return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))
 
 
 @partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="exports", compiler_options=COMPILER_OPTIONS)
@@ -107,8 +103,21 @@ def _chunk(
     return stream_rows(database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
 
 
-_WHOLE = {"laws": _laws, "links": _links, "scm": _scm, "simulate": _simulate}
-_IN_PASSING = {"laws": _laws_alone, "scm": _scm, "chunk": _chunk}
+_few_scm, _many_scm = (jax.jit(_scm, static_argnames="capacity", compiler_options=how) for how in (_UNOPTIMISED, _QUICK))
+
+
+def _scm_at(capacity: Capacity) -> Any:
+    return _many_scm if capacity.tables * capacity.nodes > _MANY_NODES else _few_scm
+
+
+def _whole(capacity: Capacity) -> dict[str, Any]:
+    return {"laws": _laws, "links": _links, "scm": _scm_at(capacity), "simulate": _simulate}
+
+
+def _in_passing(capacity: Capacity) -> dict[str, Any]:
+    return {"laws": _laws, "scm": _scm_at(capacity), "chunk": _chunk}
+
+
 _STATIC = ("capacity", "tiles")
 
 
@@ -131,7 +140,7 @@ class Stages:
         prior, schema = jax.device_put((plan.prior, plan.schema), device)
         self._plan, self._folder, self._device = dataclasses.replace(plan, prior=prior, schema=schema), folder, device
         self._lock, self._ready = lock, False  # of all devices: what one compiles, the others load
-        self._stages: dict[Capacity | None, dict[str, Callable[..., Any]]] = {}
+        self._stages: dict[tuple[Capacity, tuple[str, ...]], dict[str, Callable[..., Any]]] = {}
 
     def __call__(self, root: Array, index: np.int32) -> Made:
         """Make one database."""
@@ -143,9 +152,9 @@ class Stages:
                 self._ready = True
                 return made
 
-    def _compiled(self, kind: Capacity | None, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
+    def _compiled(self, capacity: Capacity, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
+        kind = capacity, tuple(functions)
         if kind not in self._stages:
-            capacity = self._plan.capacity if kind is None else kind
             inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
             static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
             self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder, self._device)
@@ -155,14 +164,14 @@ class Stages:
         plan = self._plan
         functions: dict[str, Any] = {"schema": _schema if plan.schema is None else _rekeyed}
         if not plan.may_be_huge:
-            functions |= _WHOLE
+            functions |= _whole(plan.capacity)
         known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
-        stages = self._compiled(None, functions, **known)
+        stages = self._compiled(plan.capacity, functions, **known)
         schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
         if plan.may_be_huge:
             if is_huge(schema):
                 return self._streamed(root, index, schema)
-            stages = self._compiled(plan.capacity, _WHOLE, **known, schema=schema)
+            stages = self._compiled(plan.capacity, _whole(plan.capacity), **known, schema=schema)
         links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
         scm = stages["scm"](root, index, plan.prior, schema)
         return Made(jax.device_get(stages["simulate"](root, index, schema, links, scm)))
@@ -171,7 +180,7 @@ class Stages:
         """A database whose rows are computed while they are written."""
         capacity, prior, at = resident_capacity(schema, self._plan.capacity), self._plan.prior, np.int32(0)
         known = {"root": root, "index": index, "prior": prior, "schema": schema, "first": at, "count": at}
-        stages = self._compiled(capacity, _IN_PASSING, **known, exports=jax.eval_shape(lambda: no_exports(capacity)))
+        stages = self._compiled(capacity, _in_passing(capacity), **known, exports=jax.eval_shape(lambda: no_exports(capacity)))
         laws, scm, exports = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema), no_exports(capacity)
         none = jnp.zeros((0, 0), jnp.float32)
         structure = jax.device_get(Database(schema, laws, scm, none, none, none, none, fits=schema.fits & scm.fits))
