@@ -212,7 +212,7 @@ class Converter:
     """
 
     def __init__(self, schema: Schema, catalog: Catalog, plain: bool) -> None:
-        self._schema, self._catalog, self._plain = schema, catalog, plain
+        self._catalog, self._plain = catalog, plain
         self._fk_parent, self._row_count = np.asarray(schema.fk_parent), np.asarray(schema.row_count).tolist()
         ids = np.asarray(schema.table_id)[:, None]
         self._column_key, self._table_key = None, None

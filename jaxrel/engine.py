@@ -396,7 +396,7 @@ def generate(
 
 
 def _write(made: Made, folder: Path, plan: Plan, digest: dict[str, Any], overwrite: bool) -> None:
-    from jaxrel.relbench import write_plain, write_relbench  # pandas and pyarrow load only when something is written
+    from jaxrel.relbench import write_plain, write_relbench  # Parquet and YAML load only when something is written
 
     writer = write_relbench if plan.format == "relbench" else write_plain
     writer(made.database, folder, plan.catalog, digest=digest, overwrite=overwrite, rows=made.rows)

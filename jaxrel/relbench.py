@@ -232,7 +232,7 @@ def _cuts(tables: Mapping[str, _Written]) -> tuple[str, str]:
 
 
 def _scores(db: Database, catalog: Catalog, tables: Mapping[str, _Written]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Statistics of every feature column, by which a pre-training task is kept or dropped."""
+    """Statistics of every feature column, by which a pre-training task is kept or dropped; of long tables, those of `_SAMPLE` rows."""
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for t, words in enumerate(catalog.tables):
         entry = scores[words.name] = {}

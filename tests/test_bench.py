@@ -43,6 +43,7 @@ def database() -> SimpleNamespace:
         edge_start=np.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 3, 4]]),
         node_count=np.asarray([2, 4]),
         node_kind=np.asarray([[EXOGENOUS, MECHANISM, 0, 0], [EXOGENOUS, GATHER, MECHANISM, MECHANISM]]),
+        node_used=np.asarray([[True, True, False, False], [True, True, True, False]]),
         node_width=np.asarray([[1, 3, 0, 0], [1, 3, 2, 2]]),
         node_classes=np.zeros((T, N), np.int32),
         node_shift=np.zeros((T, N, W), np.float32),
@@ -74,8 +75,8 @@ def test_work_by_hand() -> None:
     assert counts["stated"]["activations"].sum() == 100 * (8 + 2) + 2000 * 16
     # of the observed node one lane, of the unread one none
     assert counts["needed"]["flop"] == 100 * (parent + 2 * (6 + 2)) + 2000 * 2 * (8 + 8)
-    # one tile of the parent; two tiles and a pilot of the child; all at 3, 8 and 2
-    whole = 2 * 8 * (1 + 8 + 3) * TILE + 2 * 8 * (3 + 3 + 1 + 3 + 1 + 3) * 3 * TILE
+    # one tile of the parent; two tiles and a pilot of the child; all at 3, 8 and 2, but for the node that nothing shows
+    whole = 2 * 8 * (1 + 8 + 3) * TILE + 2 * 8 * (3 + 3 + 1 + 3) * 3 * TILE
     assert counts["executed"]["flop"] == whole
     # a value and its flag, a time, a key; the exported node written once and read once per child row
     assert counts["stated"]["bytes"] == 100 * 5 + 2000 * (5 + 4 + 4) + 100 * 3 * 4 + 2000 * 3 * 4
