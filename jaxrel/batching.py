@@ -17,9 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Loop", "batched", "fixed_loop", "quick_loop"]
+__all__ = ["Loop", "batched", "fixed_loop", "product", "quick_loop"]
 
 Loop = Callable[..., Any]
+
+
+def product(subscripts: str, *operands: Any) -> Any:
+    """``jnp.einsum`` in whole float32: left alone, GPUs and TPUs cut the operands of a matrix product to 10 or 8 binary digits."""
+    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
 def quick_loop(start: Any, stop: Any, most: int, body: Callable[..., Any], init: Any) -> Any:

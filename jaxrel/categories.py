@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrel.aggregates import as_ordered
+from jaxrel.batching import product
 from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
 from jaxrel.types import Capacity
 
@@ -34,7 +35,7 @@ def class_scores(prototype: Array, width: Array, signal: Array) -> Array:
     With Gumbel noise of scale ``node_noise`` the highest score wins: categories have the probabilities of a softmax of score / scale.
     """
     sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
-    return jnp.einsum("bqw,bwr->bqr", prototype * sharpness[:, None, None], signal)
+    return product("bqw,bwr->bqr", prototype * sharpness[:, None, None], signal)
 
 
 def classify(value: Array, prototype: Array, width: Array, classes: Array, scale: Array, noise_key: Array, rows: Array) -> Array:

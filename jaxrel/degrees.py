@@ -23,7 +23,7 @@ from jax import Array
 
 from jaxrel.draws import draw_choice
 from jaxrel.prior import LinkPrior
-from jaxrel.random import below, bits, chance, index_permutation, mulhi, named_key, row_pair, running_sum
+from jaxrel.random import below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
 from jaxrel.registry import DEGREES as NAMES
 from jaxrel.types import DEGREES, Popularity
 
@@ -142,7 +142,7 @@ def _fraction(rest: Array, n: Array) -> Array:
 
 def means_of(children: Array, parents: Array) -> Array:
     """f32[...]: children of one parent row; i32[...] counts, of which the second may be 0. Rounded once."""
-    return children.astype(jnp.float32) / jnp.maximum(parents, 1).astype(jnp.float32)
+    return divide(children.astype(jnp.float32), jnp.maximum(parents, 1).astype(jnp.float32))
 
 
 def degree_laws(stream: Array, law: LinkPrior, mean: Array) -> tuple[Array, Array]:
@@ -165,7 +165,7 @@ def degree_laws(stream: Array, law: LinkPrior, mean: Array) -> tuple[Array, Arra
     mean = jnp.clip(mean, means[0], means[-1])
     reached = jnp.sum(jnp.expand_dims(means, tuple(range(mean.ndim))) <= mean[..., None], axis=-1, dtype=jnp.int32)
     step = jnp.clip(reached - 1, 0, len(_MEANS) - 2)
-    between = (mean - means[step]) / (means[step + 1] - means[step])
+    between = divide(mean - means[step], means[step + 1] - means[step])
     part = jnp.round(between * jnp.float32(2**24)).astype(jnp.uint32)[..., None]
     part = jnp.where(part >> 24 == 1, jnp.uint32(0xFFFFFFFF), part << 8)
     a, b = jnp.asarray(_ends())[variant, step], jnp.asarray(_ends())[variant, step + 1]
@@ -189,9 +189,9 @@ def _stretched(weight: Array, mean: Array) -> Array:
     all_ones = jnp.uint32(0xFFFFFFFF)
     ends = jnp.where(mass < mass[-1], _fraction(mass, jnp.maximum(mass[-1], 1)), all_ones)
     some = jnp.maximum(all_ones - ends[0], 1).astype(jnp.float32) * jnp.float32(2**-32)
-    own = jnp.sum(degree * weight, dtype=jnp.uint32).astype(jnp.float32) / jnp.maximum(mass[-1] - mass[0], 1).astype(jnp.float32)
+    own = means_of(jnp.sum(degree * weight, dtype=jnp.uint32), mass[-1] - mass[0])
     # Both means are of parents that have children. The factor is kept in 2^-8, beyond what rounding moves; from it on, integers.
-    stretch = jnp.clip(jnp.maximum(mean / some - 0.5, 0.0625) / jnp.maximum(own - 0.5, 0.0625), 2**-8, 2**16)
+    stretch = jnp.clip(divide(jnp.maximum(divide(mean, some) - 0.5, 0.0625), jnp.maximum(own - 0.5, 0.0625)), 2**-8, 2**16)
     divisor = jnp.round(stretch * 256).astype(jnp.uint32)
     edge = jnp.asarray((_EDGES[1:-1] - 1) * 256, jnp.uint32)
     at, part = (edge // divisor).astype(jnp.int32), _fraction(edge % divisor, divisor)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel.prior import Range, Weights
-from jaxrel.random import below, bits, chance, mulhi, name_id, pair, running_sum, uniform
+from jaxrel.random import below, bits, chance, divide, mulhi, name_id, pair, running_sum, square_root, uniform
 from jaxrel.style import Style
 
 __all__ = ["draw_choice", "draw_flag", "draw_integer", "draw_integers", "draw_real", "draw_share", "rate"]
@@ -22,10 +23,9 @@ _BUCKETS = 64  # integer ranges up to this many values are drawn by exact mass, 
 def _power(x: Array, power: Array) -> Array:
     """x ** -power for power a multiple of one half up to 4, by divisions and one square root (each rounded once, everywhere alike)."""
     halves = jnp.round(power * 2).astype(jnp.int32)
-    out = jnp.where(halves % 2 == 1, 1.0 / jnp.sqrt(x), jnp.ones_like(x))
-    for i in range(1, 5):
-        out = jnp.where(halves >= 2 * i, out / x, out)
-    return out
+    one = jnp.ones_like(x)
+    out = jnp.where(halves % 2 == 1, divide(one, square_root(x)), one)
+    return jax.lax.fori_loop(1, 5, lambda i, out: jnp.where(halves >= 2 * i, divide(out, x), out), out)
 
 
 def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
@@ -45,9 +45,8 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
     highs = jnp.maximum(jnp.stack([laws[n].high for n in names]).astype(jnp.int32)[:, None], lows)
     power = jnp.stack([laws[n].power for n in names])[:, None]
     j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
-    root = (highs + 1).astype(jnp.float32) / jnp.maximum(lows, 1).astype(jnp.float32)
-    for _ in range(6):  # the 64th root
-        root = jnp.sqrt(root)
+    root = divide((highs + 1).astype(jnp.float32), jnp.maximum(lows, 1).astype(jnp.float32))
+    root = jax.lax.fori_loop(0, 6, lambda _, root: square_root(root), root)  # the 64th root
     growth = jnp.ones_like(j, dtype=jnp.float32)
     for bit in range(6):
         growth = growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0))
@@ -58,7 +57,7 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
     count = edges[:, 1:] - edges[:, :-1]
     middle = edges[:, :-1].astype(jnp.float32) + (jnp.maximum(count, 1) - 1).astype(jnp.float32) * jnp.float32(0.5)
     mass = count.astype(jnp.float32) * _power(jnp.maximum(middle, 0.5), power)
-    weight = ((mass / jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
+    weight = (divide(mass, jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
     cumulative = running_sum(weight)  # [law, bucket]
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrel.batching import Loop, quick_loop
+from jaxrel.batching import Loop, product, quick_loop
 from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, tied_weights
 from jaxrel.random import log1p_exp
 from jaxrel.types import ALL_LANES, CODE_LANE, SCM, TILE, Capacity, Combine, Form
@@ -88,7 +88,7 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
 
     def of_all(_: None) -> tuple[Array, Array]:
         weights, bias = first(W)
-        z = jnp.einsum("bhw,bwr->bhr", weights, _of(lanes, edge["parent"]))
+        z = product("bhw,bwr->bhr", weights, _of(lanes, edge["parent"]))
         if z.shape[0] == 1:
             return z, bias
         one, its_bias = of_one(None)
@@ -107,13 +107,13 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
         )
         code = jax.lax.dynamic_index_in_dim(edge["activation"], layer, 1, keepdims=False)
         goes_on = (layer < edge["layers"]) & present
-        new = activate(jnp.einsum("bhg,bgr->bhr", A, h), b, code, goes_on)
+        new = activate(product("bhg,bgr->bhr", A, h), b, code, goes_on)
         return new if h.shape[0] == 1 else jnp.where(goes_on[:, None, None], new, h)  # the loop ends with the only edge
 
     if L > 1:
         h = loop(1, jnp.max(jnp.where(present, edge["layers"], 1)), L, deeper, h)
     out = jax.vmap(functools.partial(out_weights, W=W, H=H))(edge["key"], edge["hidden"], edge["density"], edge["form"])
-    return jnp.einsum("bwh,bhr->bwr", out, h)
+    return product("bwh,bhr->bwr", out, h)
 
 
 def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any_soft: Array) -> Array:

@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxrel import struct
 from jaxrel.aggregates import aggregate_children
-from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.batching import Loop, batched, fixed_loop, product, quick_loop
 from jaxrel.categories import classify, prototype_key, prototypes
 from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
 from jaxrel.cuts import cut_codes, cut_key
@@ -252,7 +252,7 @@ def _node(schema: Schema, state: State, context: _Context, order: Array, i: Arra
         code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])
         q = jnp.arange(capacity.classes, dtype=jnp.int32)
         shown = (code[:, None, :] == q.astype(jnp.float32)[None, :, None]).astype(jnp.float32)
-        return code, jnp.where((classes > 0)[:, None, None], jnp.einsum("bqw,bqr->bwr", prototype, shown), value)
+        return code, jnp.where((classes > 0)[:, None, None], product("bqw,bqr->bwr", prototype, shown), value)
 
     no_code = jnp.zeros((batch, TILE), jnp.float32)
     code, value = jax.lax.cond(jnp.any(classes > 0), categorical, lambda v: (no_code, v), value)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior
-from jaxrel.random import below, bits, named_key, reduce_key, running_sum
+from jaxrel.random import below, bits, divide, named_key, reduce_key, running_sum
 from jaxrel.registry import KINDS
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
 from jaxrel.times import sample_founders, sample_times
@@ -102,7 +102,7 @@ def _key_capacity(fk_key: Array, fk_law: Array, unique: Array, rows: Array, pare
     """i32[T, K]: most children of one parent row where the slot law limits them. ``parents``: i32[T, K], rows of the parent tables."""
     mean = -(-jnp.broadcast_to(rows[:, None], parents.shape) // jnp.maximum(parents, 1))
     occupancy = draw_share(fk_key, "occupancy", law.occupancy).astype(jnp.float32) * jnp.float32(2**-24)
-    places = jnp.ceil(mean.astype(jnp.float32) / jnp.maximum(occupancy, jnp.float32(2**-7)))
+    places = jnp.ceil(divide(mean.astype(jnp.float32), jnp.maximum(occupancy, jnp.float32(2**-7))))
     most = jnp.maximum(jnp.minimum(places, jnp.float32(2**30)).astype(jnp.int32), mean)
     alone = unique & (running_sum(unique)[:, -1:] == 1)
     return jnp.where(fk_law != LinkLaw.SLOT, 0, jnp.where(alone, 1, jnp.where(unique, 0, most)))

@@ -26,7 +26,7 @@ from jaxrel.exogenous import sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import sample_edges
 from jaxrel.prior import Prior, SCMPrior
-from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, running_sum
+from jaxrel.random import below, bits, chance, divide, named_key, reduce_key, row_bits, running_sum
 from jaxrel.registry import CUTS
 from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
 from jaxrel.traits import sample_traits
@@ -82,7 +82,7 @@ def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array
 def _thin(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give the nodes of a large graph as many parents as those of one of ``dense`` nodes have, at random, and one at least."""
     i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
-    share = rate(jnp.minimum(prior.scm.dense / jnp.maximum(n, 1).astype(jnp.float32), 1.0))
+    share = rate(jnp.minimum(divide(prior.scm.dense, jnp.maximum(n, 1).astype(jnp.float32)), 1.0))
     kept = chance(row_bits(named_key(key, "thin"), i[None, :], i[:, None]), share)
     order = jnp.cumsum(adjacency, axis=0, dtype=jnp.int32)
     favourite = order == below(bits(key, i, "kept parent"), jnp.maximum(order[-1], 1))[None, :] + 1

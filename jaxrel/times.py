@@ -16,7 +16,7 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.draws import draw_flag, draw_integers, draw_share
 from jaxrel.prior import SchemaPrior
-from jaxrel.random import below, bits, mulhi, named_key, pair, row_bits, running_sum
+from jaxrel.random import below, bits, divide, mulhi, named_key, pair, row_bits, running_sum
 from jaxrel.types import BURSTS, HOURS, NO_TABLE, SLICES, Schema
 
 __all__ = ["flat_times", "moments", "rows_at", "sample_founders", "sample_times", "time_rows"]
@@ -211,7 +211,7 @@ def _position(curve: Array, fraction: Array) -> Array:
     """Where a fraction of the intensity has passed: u32[...] in 2^-32 of the span, never decreasing."""
     s = _last(curve, fraction)
     before, width = _slice(curve, s)
-    inside = (fraction - before).astype(jnp.float32) / jnp.maximum(width, 1).astype(jnp.float32)  # rounded once, in order
+    inside = divide((fraction - before).astype(jnp.float32), jnp.maximum(width, 1).astype(jnp.float32))  # rounded once, in order
     inside = jnp.minimum((inside * jnp.float32(2**_BITS)).astype(jnp.uint32), jnp.uint32(2**_BITS - 1))
     return (s.astype(jnp.uint32) << _BITS) + inside
 
