@@ -208,13 +208,15 @@ def cluster_rows(
     tables: KeyTables,
     table: Array,
     k: Array,
+    own: Array,
     streams: Array,
     rows: Array,
     n: Array,
     exist: Array,
     trips: Array,
 ) -> Array:
-    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `existing_rows`; ``trips``: as `_draw_rows`."""
+    """The cluster law: i32[rows] parents of some child rows. ``exist``: as `existing_rows`; ``own`` and ``trips``: as `_draw_rows`."""
+    kept = own + k
     guide = links.agree[table, k]
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
@@ -223,7 +225,7 @@ def cluster_rows(
     for level in reversed(range(LEVELS)):  # the child's digits, in radix CLUSTERS
         suffix = suffix + (rest % child_counts[level]) * stride
         rest, stride = rest // child_counts[level], stride * CLUSTERS
-    ends = tables.ends[guide].reshape(-1)
+    ends = tables.ends[own + guide].reshape(-1)
 
     def choose(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         code, index = state
@@ -238,7 +240,7 @@ def cluster_rows(
     low, high = cluster_span(index, clusters, n, dealt)
 
     def weight_below(table: Array, at: Array, unit: int) -> Array:
-        return jnp.where(at * unit >= n, tables.mass[k], _read(table, (k, at)))
+        return jnp.where(at * unit >= n, tables.mass[kept], _read(table, (kept, at)))
 
     def narrow(low: Array, high: Array) -> tuple[Array, Array]:  # the first span of candidates that any weight is in
         spans = candidates(index, (low, high), clusters, links.window[table, k], exist[0], exist[1])
@@ -251,15 +253,15 @@ def cluster_rows(
     start, end = weight_below(tables.prefix, low, 1), weight_below(tables.prefix, high, 1)
     barren = start == end  # on another key's path: this key has no active parent there, so it takes any
     low, high = jnp.where(barren, 0, low), jnp.where(barren, n, high)
-    start, end = jnp.where(barren, jnp.uint32(0), start), jnp.where(barren, tables.mass[k], end)
+    start, end = jnp.where(barren, jnp.uint32(0), start), jnp.where(barren, tables.mass[kept], end)
     to_block, to_row = row_pair(streams[k], rows, _PLACE)
     target = start + mulhi(to_block, end - start)
-    block = halve(tables.blocks, k, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
+    block = halve(tables.blocks, kept, low // TILE, (high + TILE - 1) // TILE, target, trips[1])
     low, high = jnp.maximum(low, block * TILE), jnp.minimum(high, (block + 1) * TILE)
     start = jnp.maximum(start, weight_below(tables.blocks, block, TILE))  # weights below grow with the row
     end = jnp.minimum(end, weight_below(tables.blocks, block + 1, TILE))
     target = start + mulhi(to_row, end - start)
-    position = jnp.minimum(halve(tables.prefix, k, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
+    position = jnp.minimum(halve(tables.prefix, kept, low, high, target, trips[2]), jnp.maximum(n - 1, 0))
 
     def by_time(position: Array) -> Array:  # where no candidate of the cluster exists yet: anyone who does
         row, alive = row_of(position, clusters, n, dealt), exist[1]

@@ -132,12 +132,20 @@ def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any
 
 
 def combine_edges(
-    edges: Packed, lanes: Array, start: Array, count: Array, combine: Array, capacity: Capacity, loop: Loop = quick_loop
+    edges: Packed,
+    database: Array | None,
+    lanes: Array,
+    start: Array,
+    count: Array,
+    combine: Array,
+    capacity: Capacity,
+    loop: Loop = quick_loop,
 ) -> Array:
     """Signal of one mechanism node in every database: its edges' values, combined.
 
     Args:
         edges: `pack_edges`.
+        database: i32[B], whose edges each one reads; None: its own.
         lanes: f32[B, N, W + 1, TILE], the nodes' lanes.
         start: i32[B], first edge of the node.
         count: i32[B], edges of the node, 0 where the node is none.
@@ -154,7 +162,8 @@ def combine_edges(
     def one_edge(i: Array, total: Array) -> Array:
         present = i < count
         e = jnp.where(present, start + i, 0)  # an absent edge stands in as a real one: its slope is dropped, but must be finite
-        row = jax.vmap(lambda x, j: (x[0][j], x[1][j]))(edges, jnp.minimum(e, capacity.edges - 1))
+        e = jnp.minimum(e, capacity.edges - 1)
+        row = jax.vmap(lambda x, j: (x[0][j], x[1][j]))(edges, e) if database is None else (edges[0][database, e], edges[1][database, e])
         has_layers = _unpack(row)["layers"] > 0
 
         def as_they_are(_: None) -> Array:

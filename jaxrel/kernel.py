@@ -1,5 +1,9 @@
-"""The kernel: one interpreter for every SCM. It walks tiles, nodes and edges; all trip counts are the batch's maximum, all write
-indices unbatched. A branch is taken where any database of the batch needs it and its result is selected by data.
+"""The kernel: one interpreter for every SCM. It walks tiles, nodes and edges; all trip counts are the batch's maximum. A branch is taken
+where any tile of a step needs it and its result is selected by data.
+
+One database, or a batch of which a derivative is taken, goes along the row axis in step, and all write indices are unbatched. Else a
+batch of B databases has B lanes, and each takes a tile of whichever database has one left (`jaxrel.schedule`): what leads with B is then
+the databases' in the state, and the lanes' in a tile's inputs.
 
 Pass 1 computes all that no aggregate feeds, parents first. Then child rows are summed up (`jaxrel.aggregates`), and pass 2 visits
 the tables that hear of them once more, with all their nodes: the same tiles by the same step, another node count.
@@ -26,6 +30,7 @@ from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.noise import add_noise
 from jaxrel.random import named_key, row_pair
 from jaxrel.registry import CUTS
+from jaxrel.schedule import schedule_rows
 from jaxrel.schema import missing_key
 from jaxrel.tiles import SEGMENT, Tile, tile_at
 from jaxrel.times import moments, time_rows
@@ -76,14 +81,16 @@ class State:
 
 @struct.dataclass
 class _Context:
-    """One tile's inputs for all databases."""
+    """One tile's inputs for all databases, or lanes."""
 
+    database: Array | None  # i32[B], whose tile each lane computes; None: its own
     noise_key: Array  # u32[B, N, 2], exogenous noise of each node
     weight_key: Array  # u32[B, N, 2], prototypes of each node
     link_key: Array  # u32[B, 2], links and the traits that they follow
     tile: Tile
     time: Array  # i32[B, TILE]
     moment: Array  # f32[B, TILE]
+    position: Array  # i32[B, TILE], its rows on the row axis
     parent_row: Array  # i32[B, K, TILE]
     nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
     edges: Packed
@@ -95,14 +102,44 @@ def _at(x: Array, i: Array) -> Array:
     return jax.vmap(lambda row, j: jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False))(x, i)
 
 
+def _of_lane(x: Array, database: Array | None, i: Array) -> Array:
+    """The same of every lane's database."""
+    return _at(x, i) if database is None else x[database, i]
+
+
+def _row_lanes(x: Array, database: Array | None, slot: Array, at: Array) -> Array:
+    """x[b, slot[b], :, at[b]] of the lanes' databases: f32[B, W, TILE] of f32[B, slots, W, R], i32[B] and i32[B, TILE]."""
+    at = jnp.clip(at, 0, x.shape[-1] - 1)
+    if database is None:
+        return jax.vmap(lambda x, slot, at: x[slot][:, at])(x, slot, at)
+    w = jnp.arange(x.shape[2], dtype=jnp.int32)  # one gather: the rows of a slot are not copied first
+    return x[database[:, None, None], slot[:, None, None], w[None, :, None], at[:, None, :]]
+
+
+def _write(out: Array, x: Array, database: Array | None, tile: Array) -> Array:
+    """``out`` with tile ``x[..., TILE]`` of each lane in its place on the last axis; a tile past the end is dropped."""
+    if database is None:
+        return jax.lax.dynamic_update_slice(out, x, (*(jnp.int32(0),) * (out.ndim - 1), tile * TILE))
+    tiles = out.reshape(*out.shape[:-1], -1, TILE)
+    places = (database, *(slice(None),) * (out.ndim - 2), tile)
+    return tiles.at[places].set(x, mode="drop", unique_indices=True).reshape(out.shape)
+
+
 def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
     """Lanes of a parent row's exported node: f32[B, W, TILE], 0 where the key is null."""
 
-    def one(schema: Schema, tile: Tile, nodes: dict[str, Array], parent_row: Array, exports: Array, lanes: Array) -> Array:
-        fk, slot = nodes["gather_fk"][n], nodes["gather_export"][n]
-        parent = jnp.maximum(schema.fk_parent[tile.table, fk], 0)
+    def source(schema: Schema, tile: Tile, fk: Array, parent_row: Array) -> tuple[Array, Array]:
+        parent, row = jnp.maximum(schema.fk_parent[tile.table, fk], 0), parent_row[fk]
+        return parent, schema.row_offset[parent] + row
+
+    fk, slot = context.nodes["gather_fk"][:, n], context.nodes["gather_export"][:, n]
+    parent, at = jax.vmap(source)(schema, context.tile, fk, context.parent_row)
+    from_tables = _row_lanes(exports, context.database, slot, at)
+
+    def one(
+        schema: Schema, tile: Tile, export_node: Array, fk: Array, slot: Array, parent: Array, parent_row: Array, from_table: Array, lanes: Array
+    ) -> Array:
         row = parent_row[fk]
-        from_table = exports[slot][:, jnp.clip(schema.row_offset[parent] + row, 0, exports.shape[-1] - 1)]
         # a self-reference: rows of this very tile are not exported yet; a pilot takes its own nearest row for the parent
         is_self = parent == tile.table
         count = jnp.maximum(schema.row_count[parent], 1)
@@ -110,12 +147,12 @@ def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: 
         run = jnp.minimum(row // run_length, TILE // SEGMENT - 1)
         near = run * SEGMENT + jnp.clip(row - run * run_length, 0, SEGMENT - 1)
         inside = jnp.where(tile.is_pilot, near, row - tile.rows[0])
-        source = lanes[nodes["export_node"][slot], : exports.shape[1]]
-        from_tile = source[:, jnp.clip(inside, 0, TILE - 1)]
+        from_tile = lanes[export_node[slot], : from_table.shape[0]][:, jnp.clip(inside, 0, TILE - 1)]
         value = jnp.where(is_self & (tile.is_pilot | (row >= tile.rows[0])), from_tile, from_table)
         return jnp.where(row != NO_ROW, value, 0.0)
 
-    return jax.vmap(one)(schema, context.tile, context.nodes, context.parent_row, exports, lanes)
+    export_node = context.nodes["export_node"]
+    return jax.vmap(one)(schema, context.tile, export_node, fk, slot, parent, context.parent_row, from_tables, lanes)
 
 
 def _total(x: Array) -> Array:
@@ -125,8 +162,12 @@ def _total(x: Array) -> Array:
     return jnp.sum(jnp.round(x / unit).astype(jnp.int32), axis=-1).astype(jnp.float32) * unit[..., 0]
 
 
-def _put(of_tables: Array, table: Array, own: Array) -> Array:
+def _put(of_tables: Array, context: _Context, own: Array) -> Array:
     """Calibrations [B, T, …] with those of each database's table at hand, [B, …], in their place."""
+    table = context.tile.table
+    if context.database is not None:
+        measured = jnp.where(context.tile.measures, context.database, of_tables.shape[0])
+        return of_tables.at[measured, table].set(own, mode="drop", unique_indices=True)
     if own.shape[0] == 1:
         return jax.lax.dynamic_update_index_in_dim(of_tables, own[:, None], table[0], 1)
     is_own = jnp.arange(of_tables.shape[1], dtype=jnp.int32)[None, :] == table[:, None]
@@ -205,18 +246,16 @@ def _node(schema: Schema, state: State, context: _Context, order: Array, i: Arra
     gathered = jax.lax.cond(jnp.any(has(NodeKind.GATHER)), lambda x: _gather(schema, context, state.exports, lanes, n), lambda x: x, blank)
 
     def aggregated(_: Array) -> Array:
-        def one(schema: Schema, tile: Tile, first: Array, aggregates: Array) -> Array:
-            at = jnp.clip(schema.row_offset[tile.table] + tile.rows, 0, aggregates.shape[-1] - 1)
-            return aggregates[jnp.clip(n - first, 0, AGGREGATES - 1)][:, at]
-
-        return jax.vmap(one)(schema, context.tile, context.nodes["pass2_start"], state.aggregates)
+        slot = jnp.clip(n - context.nodes["pass2_start"], 0, AGGREGATES - 1)
+        return _row_lanes(state.aggregates, context.database, slot, context.position)
 
     summed = jax.lax.cond(jnp.any(has(NodeKind.AGGREGATE)), aggregated, lambda x: x, blank)
 
     def mechanism(_: Array) -> Array:
         start = context.nodes["edge_start"]
         count = jnp.where(has(NodeKind.MECHANISM), start[:, n + 1] - start[:, n], 0)
-        return combine_edges(context.edges, lanes, start[:, n], count, context.nodes["combine"][:, n], capacity, loop)
+        combine = context.nodes["combine"][:, n]
+        return combine_edges(context.edges, context.database, lanes, start[:, n], count, combine, capacity, loop)
 
     computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), mechanism, lambda x: x, blank)
     pick = kind[:, None, None]
@@ -309,17 +348,27 @@ def _step(
     first_pass: Array,
     streams: bool,
     loop: Loop,
+    database: Array | None = None,
 ) -> State:
     """One tile in every database (leaves lead with B): tile ``j`` of the row axis, written as tile ``out_tile`` of the outputs.
 
     In the first pass without the nodes that need aggregates. ``streams``: the links are those of the tiles of the outputs.
+    ``database``: i32[B], whose tile each lane computes, ``j`` then being i32[B] too; None: its own.
     """
-    tile = jax.vmap(tile_at, (0, None))(schema, j)
+    if database is not None:
+        parts = key, schema, links.key, scm, interventions
+        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], parts)
+        links = dataclasses.replace(links, key=link_key)
+    tile = jax.vmap(tile_at, (0, None if database is None else 0))(schema, j)
+    position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     if streams:
         parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
-    else:
-        position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
+    elif database is None:
         parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
+    else:
+        at = jnp.clip(position, 0, capacity.rows - 1)[:, None, :]
+        k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)[None, :, None]
+        parent_row = links.parent_row[database[:, None, None], k, at]
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
     time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
@@ -329,12 +378,14 @@ def _step(
     count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     nodes["used"] = (nodes["used"] | (state.signals.shape[1] > 0)) & (node < count[:, None])  # who asks for signals asks for all nodes
     context = _Context(
+        database=database,
         noise_key=named_key(key[:, None], table_id[:, None], node),
         weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
         link_key=links.key,
         tile=tile,
         time=time,
         moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
+        position=position,
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
         edges=edges,
@@ -343,7 +394,7 @@ def _step(
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
     order = jnp.argsort(~jnp.any(nodes["used"], axis=0), stable=True).astype(jnp.int32)  # of a batch, what any of its databases uses
     node_step = functools.partial(_node, schema, state, context, order, capacity=capacity, loop=loop)
-    carry = state.lanes, state.signals, _at(state.node_shift, tile.table), _at(state.node_scale, tile.table)
+    carry = state.lanes, state.signals, *(_of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
     lanes, signals, shift, scale = loop(0, jnp.sum(jnp.any(nodes["used"], axis=0), dtype=jnp.int32), capacity.nodes, node_step, carry)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
@@ -353,7 +404,7 @@ def _step(
     own_cut = jnp.where(in_use, _at(scm.column_cut, tile.table), NO_CUT)
     any_cut = jnp.any(own_cut != NO_CUT)
     measures = context.tile.measures
-    knots = _at(state.column_knots, tile.table)
+    knots = _of_lane(state.column_knots, database, tile.table)
     ranked = any_marginal | any_driver | any_cut
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
@@ -365,21 +416,26 @@ def _step(
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
     values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
-    update = jax.lax.dynamic_update_slice
-    zero = jnp.int32(0)
     return dataclasses.replace(
         state,
-        exports=update(state.exports, exported, (zero, zero, zero, j * TILE)),
+        exports=_write(state.exports, exported, database, j),
         lanes=lanes,
         signals=signals,
-        column_knots=_put(state.column_knots, tile.table, knots),
-        node_shift=_put(state.node_shift, tile.table, shift),
-        node_scale=_put(state.node_scale, tile.table, scale),
-        values=update(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), (zero, zero, out_tile * TILE)),
-        missing=update(state.missing, missing | tile.is_pilot[:, None, None], (zero, zero, out_tile * TILE)),
-        time=update(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), (zero, out_tile * TILE)),
-        told=tuple(update(out, x, (zero, zero, zero, out_tile * TILE)) for out, x in zip(state.told, (lanes, signals), strict=False)),
+        column_knots=_put(state.column_knots, context, knots),
+        node_shift=_put(state.node_shift, context, shift),
+        node_scale=_put(state.node_scale, context, scale),
+        values=_write(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), database, out_tile),
+        missing=_write(state.missing, missing | tile.is_pilot[:, None, None], database, out_tile),
+        time=_write(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), database, out_tile),
+        told=tuple(_write(out, x, database, out_tile) for out, x in zip(state.told, (lanes, signals), strict=False)),
     )
+
+
+def _reads_itself(schema: Schema, scm: SCM) -> Array:
+    """bool[T]: tables of one database that gather from earlier rows of their own."""
+    table = jnp.arange(schema.row_count.shape[0], dtype=jnp.int32)[:, None]
+    by_self = jnp.take_along_axis(schema.fk_parent, jnp.maximum(scm.gather_fk, 0), axis=1) == table
+    return jnp.any((scm.node_kind == NodeKind.GATHER) & by_self, axis=1)
 
 
 def _empty(capacity: Capacity, rows: int, scm: SCM, aggregates: Array, exports: Array, tells: bool) -> State:
@@ -424,8 +480,8 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
         state, edges = _empty(capacity, tiles * TILE, scm, aggregates, exports, tells), pack_edges(scm)
 
-        def visit(state: State, j: Array, place: Array, first_pass: Array) -> State:
-            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop)
+        def visit(state: State, j: Array, place: Array, first_pass: Array, database: Array | None = None) -> State:
+            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop, database)
 
         if loop is fixed_loop:
             visit = jax.checkpoint(visit)  # what the way back needs of a tile is computed anew there, one tile at a time
@@ -439,6 +495,8 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
             return loop(0, trips, capacity.tiles, one, state)
 
         hears = scm.aggregate_table[:, :, 0] != NO_TABLE
+        shares = key.shape[0] > 1 and loop is not fixed_loop
+        of_itself, cost = jax.vmap(_reads_itself)(schema, scm), scm.edge_start[:, :, -1] - scm.edge_start[:, :, 0]
         every = jnp.arange(tiles, dtype=jnp.int32)
         tables = jax.vmap(lambda j: jax.vmap(tile_at, (0, None))(schema, j).table)(every)  # [tiles, B]
         again = jax.vmap(lambda t: jnp.any(_at(hears, t)))(tables) & (every < trips)
@@ -451,6 +509,15 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
                 return aggregate_children(schema, links, scm, state.exports, capacity)
 
             state = dataclasses.replace(state, aggregates=jax.lax.cond(second, sums, lambda x: x, state.aggregates))
+
+            if shares:
+                plan = schedule_rows(schema, cost, hears | ~second, of_itself & ~second)
+
+                def of_lanes(i: Array, state: State) -> State:
+                    work = plan.at(i, capacity.tiles)
+                    return visit(state, work.tile, work.tile, ~second, work.database)
+
+                return loop(0, plan.count, capacity.tiles, of_lanes, state)
 
             def one(i: Array, state: State) -> State:
                 j = jnp.where(second, order[i], i)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrel import struct
 from jaxrel.batching import batched
 from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, key_stream, key_tables
 from jaxrel.dealing import existing_rows, is_dealt
@@ -20,8 +21,9 @@ from jaxrel.degrees import child_point, degree_laws, means_of
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
 from jaxrel.prior import Prior
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, row_pair
+from jaxrel.schedule import schedule_tables
 from jaxrel.slots import slot_rows
-from jaxrel.tiles import tile_at, tile_count
+from jaxrel.tiles import Tile, tile_at, tile_count
 from jaxrel.traits import trait_parents
 from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Capacity, LinkLaw, Links, Popularity, Schema, tiles_of
 
@@ -30,17 +32,21 @@ __all__ = ["link_rows", "link_tiles", "place_links", "sample_link_laws", "sample
 _NULL, _TREE = 16, 18  # lanes of a child row's words; others are those of `jaxrel.clusters` and `jaxrel.dealing`
 
 
-def _degree_rows(schema: Schema, tables: KeyTables, table: Array, k: Array, streams: Array, rows: Array, trips: Array) -> Array:
+def _degree_rows(
+    schema: Schema, tables: KeyTables, table: Array, k: Array, own: Array, streams: Array, rows: Array, trips: Array
+) -> Array:
     """The degree law: i32[rows] parents of some child rows by one key, of whose parents one has a child at least."""
     n = schema.row_count[jnp.maximum(schema.fk_parent[table, k], 0)]
-    point = child_point(streams[k], rows, schema.row_count[table], tables.mass[k])
+    point = child_point(streams[k], rows, schema.row_count[table], tables.mass[own + k])
     zero = jnp.zeros_like(rows)
-    block = halve(tables.blocks, k, zero, zero + tiles_of(n), point, trips[1])
-    row = halve(tables.prefix, k, block * TILE, jnp.minimum((block + 1) * TILE, n), point, trips[2])
+    block = halve(tables.blocks, own + k, zero, zero + tiles_of(n), point, trips[1])
+    row = halve(tables.prefix, own + k, block * TILE, jnp.minimum((block + 1) * TILE, n), point, trips[2])
     return jnp.clip(row, 0, jnp.maximum(n - 1, 0))
 
 
-def _constrained_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, drawn: Array, trips: Array) -> Array:
+def _constrained_rows(
+    schema: Schema, links: Links, tables: KeyTables, table: Array, own: Array, rows: Array, drawn: Array, trips: Array
+) -> Array:
     """i32[B, K, rows]: links of a batch's tiles with those of the slot and degree laws put in where they are not null.
 
     Both walk a keyed bijection, the dearest draw of a row, so keys that no database of the batch needs are passed over.
@@ -58,21 +64,24 @@ def _constrained_rows(schema: Schema, links: Links, tables: KeyTables, table: Ar
             return jax.lax.cond(jnp.any(is_law), put, lambda x: x, out)
 
         slots = jax.vmap(slot_rows, (0, 0, None, 0, 0))
-        degrees = jax.vmap(_degree_rows, (0, 0, 0, None, 0, 0, None))
+        degrees = jax.vmap(_degree_rows, (0, None, 0, None, 0, 0, 0, None))
         out = by(LinkLaw.SLOT, lambda: slots(schema, table, k, streams, rows), out)
-        return by(LinkLaw.DEGREE, lambda: degrees(schema, tables, table, k, streams, rows, trips), out)
+        return by(LinkLaw.DEGREE, lambda: degrees(schema, tables, table, k, own, streams, rows, trips), out)
 
     return jax.lax.fori_loop(0, trips[3], one_key, drawn)
 
 
-def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, rows: Array, exist: Array, trips: Array) -> Array:
+def _draw_rows(
+    schema: Schema, links: Links, tables: KeyTables, table: Array, own: Array, rows: Array, exist: Array, trips: Array
+) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
     Args:
         schema: one schema.
         links: the laws; ``parent_row`` is not read.
-        tables: `key_tables` of ``table``.
+        tables: `key_tables` of the tables at hand of a batch, keys of all databases on one axis.
         table: i32[], the child table.
+        own: i32[], the place of its first key on that axis.
         rows: i32[rows], row ids.
         exist: i32[K, 2, rows], `existing_rows`.
         trips: i32[5], trip counts: levels, halvings of blocks, halvings of rows, keys; 1 if any key of the batch depends on the time.
@@ -85,7 +94,7 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
         n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        cluster = cluster_rows(schema, links, tables, table, k, streams, rows, n, exist[k], trips)
+        cluster = cluster_rows(schema, links, tables, table, k, own, streams, rows, n, exist[k], trips)
         to_null, to_root = row_pair(streams[k], rows, _NULL)
         tree = below(row_bits(streams[k], rows, _TREE), rows)
         is_tree = schema.fk_law[table, k] == LinkLaw.TREE
@@ -97,80 +106,137 @@ def _draw_rows(schema: Schema, links: Links, tables: KeyTables, table: Array, ro
     return jax.lax.fori_loop(0, trips[3], one_key, jnp.full((streams.shape[0], rows.shape[0]), NO_ROW, jnp.int32))
 
 
+@struct.dataclass
+class _Needs:
+    """What the link stage of a batch loops to and branches on: unbatched."""
+
+    most_tiles: Array  # i32[], tiles of the largest parent
+    trips: Array  # i32[5], as `_draw_rows`; keys are those of the tables at hand
+    rare: Rare
+
+
+def _needs(schema: Schema, links: Links, capacity: Capacity) -> _Needs:
+    batch = schema.table_count.shape[0]
+    parents = jnp.maximum(schema.fk_parent, 0).reshape(batch, -1)
+    rows = jnp.take_along_axis(schema.row_count, parents, axis=1).reshape(schema.fk_parent.shape)
+    used = schema.fk_parent != NO_TABLE
+    most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
+    base = jnp.prod(links.parent_clusters, axis=-1, dtype=jnp.int32)
+    weighs = used & ((schema.fk_law == LinkLaw.CLUSTER) | (schema.fk_law == LinkLaw.DEGREE))
+    alone = links.agree == jnp.arange(base.shape[-1], dtype=jnp.int32)[None, None, :]
+    size = jnp.where(alone, -(-rows // base), rows)  # rows among which a parent is sought: a cluster's, or all
+    size = jnp.max(jnp.where(weighs, size, 1))
+    spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
+    halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
+    dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
+    trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count), jnp.any(dealt).astype(jnp.int32)])
+    rare = Rare(
+        slot=jnp.any((schema.fk_law == LinkLaw.SLOT) & used),
+        degree=jnp.any((schema.fk_law == LinkLaw.DEGREE) & used),
+        zipf=jnp.any((links.popularity == Popularity.ZIPF) & weighs),
+        trait=jnp.any((schema.fk_law == LinkLaw.TRAIT) & used),
+    )
+    return _Needs(most_tiles=most_tiles, trips=trips, rare=rare)
+
+
+def _of_tables(needs: _Needs, schema: Schema, table: Array) -> _Needs:
+    """The same for the tables at hand, i32[B]: no more keys than they have."""
+    keys = jnp.max(jnp.take_along_axis(schema.fk_count, table[:, None], axis=1))
+    return dataclasses.replace(needs, trips=needs.trips.at[3].set(keys))
+
+
+def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, tile: Tile, needs: _Needs) -> Array:
+    """i32[B, K, TILE]: parents of the rows of one tile in each lane, whose ``tables`` start at ``own``, i32[B]."""
+    trips, rare = needs.trips, needs.rare
+
+    def existing(_: Array) -> Array:
+        streams = jax.vmap(key_stream)(links, schema, tile.table)
+        return jax.vmap(existing_rows, (0, 0, 0, 0, 0, None))(schema, links, streams, tile.table, tile.rows, trips[3])
+
+    nobody_asks = jnp.zeros((own.shape[0], schema.fk_parent.shape[2], 2, TILE), jnp.int32)
+    exist = jax.lax.cond(trips[4] > 0, existing, lambda x: x, nobody_asks)
+    draw = jax.vmap(_draw_rows, (0, 0, None, 0, 0, 0, 0, None))
+    rows = draw(schema, links, tables, tile.table, own, tile.rows, exist, trips)
+
+    def constrain(drawn: Array) -> Array:
+        return _constrained_rows(schema, links, tables, tile.table, own, tile.rows, drawn, trips)
+
+    def with_traits(rows: Array) -> Array:
+        def of_table(x: Array) -> Array:  # [B, T, K] → [B, K, 1], the table at hand
+            return jnp.take_along_axis(x, tile.table[:, None, None], axis=1)[:, 0, :, None]
+
+        parent = of_table(schema.fk_parent)
+        count = jnp.take_along_axis(schema.row_count[:, :, None], jnp.maximum(parent, 0), axis=1)
+        streams = jax.vmap(key_stream)(links, schema, tile.table)
+        alike = trait_parents(streams[:, :, None], of_table(links.strength), tile.rows[:, None], count)
+        return jnp.where((of_table(schema.fk_law) == LinkLaw.TRAIT) & (rows != NO_ROW), alike, rows)
+
+    rows = jax.lax.cond(rare.slot | rare.degree, constrain, lambda x: x, rows)
+    return jax.lax.cond(rare.trait, with_traits, lambda x: x, rows)
+
+
+def _flat(tables: KeyTables) -> KeyTables:
+    """Keys of all databases on one axis."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tables)
+
+
 @functools.cache
-def _walk(capacity: Capacity, tiles: int, pilots: bool = False) -> Any:
+def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> Any:
     """The link stage over some tiles of the row axis, in a batch of databases: those from ``first`` on, at most ``tiles``.
 
-    A tile before a table's rows is left NO_ROW, or with ``pilots`` holds the links of the table's pilot.
+    A tile before a table's rows is left NO_ROW, or with ``pilots`` holds the links of the table's pilot. The ``whole`` axis is shared by
+    the lanes of a batch as `jaxrel.schedule` says.
     """
+    keys = capacity.foreign_keys
 
     def walk(schema: Schema, links: Links, first: Array) -> Array:  # every leaf leads with B
         batch = schema.table_count.shape[0]
-        parents = jnp.maximum(schema.fk_parent, 0).reshape(batch, -1)
-        rows = jnp.take_along_axis(schema.row_count, parents, axis=1).reshape(schema.fk_parent.shape)
-        used = schema.fk_parent != NO_TABLE
-        most_tiles = jnp.max(tiles_of(jnp.where(used, rows, 0)))
-        base = jnp.prod(links.parent_clusters, axis=-1, dtype=jnp.int32)
-        weighs = used & ((schema.fk_law == LinkLaw.CLUSTER) | (schema.fk_law == LinkLaw.DEGREE))
-        alone = links.agree == jnp.arange(base.shape[-1], dtype=jnp.int32)[None, None, :]
-        size = jnp.where(alone, -(-rows // base), rows)  # rows among which a parent is sought: a cluster's, or all
-        size = jnp.max(jnp.where(weighs, size, 1))
-        spans = jnp.minimum(tiles_of(size) + 1, most_tiles)  # blocks that it may touch
-        halvings = [32 - jax.lax.clz(jnp.maximum(x - 1, 0)) for x in (spans, jnp.minimum(size, TILE))]
-        dealt = jax.vmap(lambda schema: jax.vmap(functools.partial(is_dealt, schema))(jnp.arange(capacity.tables, dtype=jnp.int32)))(schema)
-        trips = jnp.stack([jnp.max(links.levels), *halvings, jnp.max(schema.fk_count), jnp.any(dealt).astype(jnp.int32)])
-        rare = Rare(
-            slot=jnp.any((schema.fk_law == LinkLaw.SLOT) & used),
-            degree=jnp.any((schema.fk_law == LinkLaw.DEGREE) & used),
-            zipf=jnp.any((links.popularity == Popularity.ZIPF) & weighs),
-            trait=jnp.any((schema.fk_law == LinkLaw.TRAIT) & used),
-        )
-        last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
+        needs, links = _needs(schema, links, capacity), dataclasses.replace(links, parent_row=jnp.zeros((batch, keys, 0), jnp.int32))
+        any_key = jnp.any(schema.fk_parent != NO_TABLE)
+        out = jnp.full((batch, keys, tiles * TILE), NO_ROW, jnp.int32)
+        tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), empty_tables(capacity))
+        place = jnp.arange(batch, dtype=jnp.int32) * keys
 
-        def step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
+        def build(needs: _Needs, table: Array, tables: KeyTables) -> KeyTables:
+            def one(schema: Schema, links: Links, table: Array, old: KeyTables) -> KeyTables:
+                return key_tables(schema, links, capacity, table, needs.most_tiles, needs.trips[3], needs.rare, old)
+
+            return jax.vmap(one)(schema, links, table, tables)
+
+        def in_step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
             out, tables = state
             tile = jax.vmap(tile_at)(schema, first + i)
-            enters = tile.measures | (i == 0)
+            now, enters = _of_tables(needs, schema, tile.table), tile.measures | (i == 0)
 
-            def build(tables: KeyTables) -> KeyTables:
-                def one(schema: Schema, links: Links, table: Array, enters: Array, old: KeyTables) -> KeyTables:
-                    new = key_tables(schema, links, capacity, table, most_tiles, trips[3], rare, old)
-                    return jax.tree.map(lambda a, b: jnp.where(enters, a, b), new, old)
+            def entered(tables: KeyTables) -> KeyTables:
+                new = build(now, tile.table, tables)
+                return jax.tree.map(lambda a, b: jnp.where(enters.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, tables)
 
-                return jax.vmap(one)(schema, links, tile.table, enters, tables)
-
-            tables = jax.lax.cond(jnp.any(enters), build, lambda x: x, tables)
-
-            def existing(_: Array) -> Array:
-                streams = jax.vmap(key_stream)(links, schema, tile.table)
-                return jax.vmap(existing_rows, (0, 0, 0, 0, 0, None))(schema, links, streams, tile.table, tile.rows, trips[3])
-
-            nobody_asks = jnp.zeros((batch, capacity.foreign_keys, 2, TILE), jnp.int32)
-            exist = jax.lax.cond(trips[4] > 0, existing, lambda x: x, nobody_asks)
-            rows = jax.vmap(_draw_rows, (0, 0, 0, 0, 0, 0, None))(schema, links, tables, tile.table, tile.rows, exist, trips)
-
-            def constrain(drawn: Array) -> Array:
-                return _constrained_rows(schema, links, tables, tile.table, tile.rows, drawn, trips)
-
-            def with_traits(rows: Array) -> Array:
-                def own(x: Array) -> Array:  # [B, T, K] → [B, K, 1], the table at hand
-                    return jnp.take_along_axis(x, tile.table[:, None, None], axis=1)[:, 0, :, None]
-
-                parent = own(schema.fk_parent)
-                count = jnp.take_along_axis(schema.row_count[:, :, None], jnp.maximum(parent, 0), axis=1)
-                streams = jax.vmap(key_stream)(links, schema, tile.table)
-                alike = trait_parents(streams[:, :, None], own(links.strength), tile.rows[:, None], count)
-                return jnp.where((own(schema.fk_law) == LinkLaw.TRAIT) & (rows != NO_ROW), alike, rows)
-
-            rows = jax.lax.cond(rare.slot | rare.degree, constrain, lambda x: x, rows)
-            rows = jax.lax.cond(rare.trait, with_traits, lambda x: x, rows)
+            tables = jax.lax.cond(jnp.any(enters), entered, lambda x: x, tables)
+            rows = _tile_links(schema, links, _flat(tables), place, tile, now)
             shown = tile.real if pilots else tile.real & ~tile.is_pilot[:, None]
             rows = jnp.where(shown[:, None, :], rows, jnp.int32(NO_ROW))
             return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
 
-        out = jnp.full((batch, capacity.foreign_keys, tiles * TILE), NO_ROW, jnp.int32)
-        tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), empty_tables(capacity))
-        return jax.lax.fori_loop(0, jnp.where(jnp.any(used), last, 0), step, (out, tables))[0]
+        if batch == 1 or not whole:
+            last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
+            return jax.lax.fori_loop(0, jnp.where(any_key, last, 0), in_step, (out, tables))[0]
+
+        plan = schedule_tables(schema, schema.fk_count)
+
+        def by_lanes(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
+            out, tables = state
+            work = plan.at(i, tiles)
+            now = _of_tables(needs, schema, jnp.full(batch, work.wave))
+            tables = jax.lax.cond(work.is_first, functools.partial(build, now, jnp.full(batch, work.wave)), lambda x: x, tables)
+            its_schema, its_links = jax.tree.map(lambda x: x[work.database], (schema, links))
+            tile = jax.vmap(tile_at)(its_schema, work.tile)
+            rows = _tile_links(its_schema, its_links, _flat(tables), work.database * keys, tile, now)
+            rows = jnp.where(tile.real[:, None, :], rows, jnp.int32(NO_ROW))
+            by_tile = out.reshape(batch, keys, tiles, TILE)
+            return by_tile.at[work.database, :, work.tile].set(rows, mode="drop", unique_indices=True).reshape(out.shape), tables
+
+        return jax.lax.fori_loop(0, jnp.where(any_key, plan.count, 0), by_lanes, (out, tables))[0]
 
     return batched(walk)
 
@@ -190,12 +256,12 @@ def link_rows(schema: Schema, links: Links, capacity: Capacity, table: ArrayLike
         i32[K, tiles * TILE]: row in the parent table, or NO_ROW; past the table's last row unspecified.
     """
     first = schema.row_offset[table] // TILE + jnp.asarray(first_tile, jnp.int32)
-    return _walk(capacity, tiles)(schema, links, first)
+    return _walk(capacity, tiles, False)(schema, links, first)
 
 
 def link_tiles(schema: Schema, links: Links, capacity: Capacity, first: ArrayLike, tiles: int) -> Array:
     """Links of some tiles of the row axis, those of pilots too: i32[K, tiles * TILE], as `link_rows` says."""
-    return _walk(capacity, tiles, True)(schema, links, jnp.asarray(first, jnp.int32))
+    return _walk(capacity, tiles, False, pilots=True)(schema, links, jnp.asarray(first, jnp.int32))
 
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
@@ -282,4 +348,4 @@ def sample_links(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacit
 
 def place_links(links: Links, schema: Schema, capacity: Capacity) -> Links:
     """The parent row of every child row by laws that are given: `sample_links` without their draw."""
-    return dataclasses.replace(links, parent_row=_walk(capacity, capacity.tiles)(schema, links, jnp.int32(0)))
+    return dataclasses.replace(links, parent_row=_walk(capacity, capacity.tiles, True)(schema, links, jnp.int32(0)))
