@@ -128,18 +128,15 @@ def _write(out: Array, x: Array, database: Array | None, tile: Array) -> Array:
 def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
     """Lanes of a parent row's exported node: f32[B, W, TILE], 0 where the key is null."""
 
-    def source(schema: Schema, tile: Tile, fk: Array, parent_row: Array) -> tuple[Array, Array]:
+    def source(schema: Schema, tile: Tile, nodes: dict[str, Array], parent_row: Array) -> tuple[Array, ...]:
+        fk, slot = nodes["gather_fk"][n], nodes["gather_export"][n]
         parent, row = jnp.maximum(schema.fk_parent[tile.table, fk], 0), parent_row[fk]
-        return parent, schema.row_offset[parent] + row
+        return slot, nodes["export_node"][slot], parent, row, schema.row_offset[parent] + row
 
-    fk, slot = context.nodes["gather_fk"][:, n], context.nodes["gather_export"][:, n]
-    parent, at = jax.vmap(source)(schema, context.tile, fk, context.parent_row)
+    slot, node, parent, row, at = jax.vmap(source)(schema, context.tile, context.nodes, context.parent_row)
     from_tables = _row_lanes(exports, context.database, slot, at)
 
-    def one(
-        schema: Schema, tile: Tile, export_node: Array, fk: Array, slot: Array, parent: Array, parent_row: Array, from_table: Array, lanes: Array
-    ) -> Array:
-        row = parent_row[fk]
+    def one(schema: Schema, tile: Tile, node: Array, parent: Array, row: Array, from_table: Array, lanes: Array) -> Array:
         # a self-reference: rows of this very tile are not exported yet; a pilot takes its own nearest row for the parent
         is_self = parent == tile.table
         count = jnp.maximum(schema.row_count[parent], 1)
@@ -147,12 +144,11 @@ def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: 
         run = jnp.minimum(row // run_length, TILE // SEGMENT - 1)
         near = run * SEGMENT + jnp.clip(row - run * run_length, 0, SEGMENT - 1)
         inside = jnp.where(tile.is_pilot, near, row - tile.rows[0])
-        from_tile = lanes[export_node[slot], : from_table.shape[0]][:, jnp.clip(inside, 0, TILE - 1)]
+        from_tile = lanes[node, : from_table.shape[0]][:, jnp.clip(inside, 0, TILE - 1)]
         value = jnp.where(is_self & (tile.is_pilot | (row >= tile.rows[0])), from_tile, from_table)
         return jnp.where(row != NO_ROW, value, 0.0)
 
-    export_node = context.nodes["export_node"]
-    return jax.vmap(one)(schema, context.tile, export_node, fk, slot, parent, context.parent_row, from_tables, lanes)
+    return jax.vmap(one)(schema, context.tile, node, parent, row, from_tables, lanes)
 
 
 def _total(x: Array) -> Array:
@@ -495,12 +491,26 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
             return loop(0, trips, capacity.tiles, one, state)
 
         hears = scm.aggregate_table[:, :, 0] != NO_TABLE
-        shares = key.shape[0] > 1 and loop is not fixed_loop
-        of_itself, cost = jax.vmap(_reads_itself)(schema, scm), scm.edge_start[:, :, -1] - scm.edge_start[:, :, 0]
-        every = jnp.arange(tiles, dtype=jnp.int32)
-        tables = jax.vmap(lambda j: jax.vmap(tile_at, (0, None))(schema, j).table)(every)  # [tiles, B]
-        again = jax.vmap(lambda t: jnp.any(_at(hears, t)))(tables) & (every < trips)
-        order = jnp.argsort(~again, stable=True).astype(jnp.int32)  # tiles of the second pass first
+
+        def in_step() -> Any:  # count and tiles of a pass, databases side by side
+            every = jnp.arange(tiles, dtype=jnp.int32)
+            tables = jax.vmap(lambda j: jax.vmap(tile_at, (0, None))(schema, j).table)(every)  # [tiles, B]
+            again = jax.vmap(lambda t: jnp.any(_at(hears, t)))(tables) & (every < trips)
+            order = jnp.argsort(~again, stable=True).astype(jnp.int32)  # tiles of the second pass first
+            most = jnp.sum(again, dtype=jnp.int32)
+            return lambda second: (jnp.where(second, most, trips), lambda i: (jnp.where(second, order[i], i), None))
+
+        def by_lanes() -> Any:
+            of_itself, cost = jax.vmap(_reads_itself)(schema, scm), scm.edge_start[:, :, -1] - scm.edge_start[:, :, 0]
+
+            def of_pass(second: Array) -> Any:
+                plan = schedule_rows(schema, cost, hears | ~second, of_itself & ~second)
+                work = functools.partial(plan.at, nowhere=capacity.tiles)
+                return plan.count, lambda i: ((at := work(i)).tile, at.database)
+
+            return of_pass
+
+        of_pass = by_lanes() if key.shape[0] > 1 and loop is not fixed_loop else in_step()
 
         def one_pass(p: Array, state: State) -> State:  # both passes are one loop in another: the step is compiled once
             second = p == 1
@@ -509,21 +519,13 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
                 return aggregate_children(schema, links, scm, state.exports, capacity)
 
             state = dataclasses.replace(state, aggregates=jax.lax.cond(second, sums, lambda x: x, state.aggregates))
-
-            if shares:
-                plan = schedule_rows(schema, cost, hears | ~second, of_itself & ~second)
-
-                def of_lanes(i: Array, state: State) -> State:
-                    work = plan.at(i, capacity.tiles)
-                    return visit(state, work.tile, work.tile, ~second, work.database)
-
-                return loop(0, plan.count, capacity.tiles, of_lanes, state)
+            steps, work = of_pass(second)
 
             def one(i: Array, state: State) -> State:
-                j = jnp.where(second, order[i], i)
-                return visit(state, j, j, ~second)
+                j, database = work(i)
+                return visit(state, j, j, ~second, database)
 
-            return loop(0, jnp.where(second, jnp.sum(again, dtype=jnp.int32), trips), capacity.tiles, one, state)
+            return loop(0, steps, capacity.tiles, one, state)
 
         return loop(0, 1 + jnp.any(hears).astype(jnp.int32), 2, one_pass, state)
 
