@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from scipy import stats
 from jaxrel import random
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share
 from jaxrel.prior import Range, Weights
+from jaxrel.random import exact_quotient, exact_root
 
 KEY = jnp.asarray([0x9E3779B9, 7], jnp.uint32)
 DRAWS = 1 << 16
@@ -244,3 +248,38 @@ def test_draws_do_not_depend_on_how_many_are_drawn() -> None:
     few: Array = INDEX[100:200]
     np.testing.assert_array_equal(random.row_bits(KEY, few), random.row_bits(KEY, INDEX)[100:200])
     np.testing.assert_array_equal(_integers(law(1, 99, 1.0, np.int32))[100:200], _integers(law(1, 99, 1.0, np.int32), "n", few))
+
+
+@pytest.mark.parametrize("kind", ["wide", "near one", "integers"])
+def test_division_and_roots_by_integers_round_as_a_cpu_does(kind: str) -> None:
+    """What other backends use: of every quotient and root the float next to it, whatever the backend's own are."""
+    random = np.random.default_rng(len(kind))
+    size = 200_000
+    a, b = (random.random((2, size)) * 2.0 ** random.integers(-30, 30, (2, size)) + 1e-12).astype(np.float32)
+    if kind == "near one":
+        a = np.nextafter(b, np.float32(9e9))
+    if kind == "integers":
+        a, b = random.integers(0, 2**24, size).astype(np.float32), random.integers(1, 2**12, size).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(exact_quotient)(a, b), a / b)
+    np.testing.assert_array_equal(jax.jit(exact_root)(b), np.sqrt(b))
+
+
+@pytest.mark.parametrize("function", [exact_quotient, exact_root])
+def test_division_and_roots_survive_a_worse_backend(function: Any) -> None:
+    """An H100 is a unit off in three of ten quotients; here all of a program's own are, by up to four."""
+    draw = np.random.default_rng(0)
+    given = [jnp.asarray(x, jnp.float32) for x in draw.random((2, 50_000)) + 0.1][: 1 if function is exact_root else 2]
+    program = jax.make_jaxpr(function)(*given)
+    known = dict(zip(program.jaxpr.constvars, program.consts, strict=True)) | dict(zip(program.jaxpr.invars, given, strict=True))
+    worse = 0
+    for step in program.jaxpr.eqns:
+        out = step.primitive.bind(*(x.val if isinstance(x, jax.extend.core.Literal) else known[x] for x in step.invars), **step.params)
+        if step.primitive.name in ("div", "sqrt") and out.dtype == jnp.float32:
+            worse += 1
+            out = jax.lax.bitcast_convert_type(
+                jax.lax.bitcast_convert_type(out, jnp.int32) + jnp.asarray(draw.integers(-4, 5, out.shape), jnp.int32), jnp.float32
+            )
+        known.update(zip(step.outvars, out if step.primitive.multiple_results else [out], strict=True))
+    assert worse > 0
+    expected = np.sqrt(given[0]) if function is exact_root else np.asarray(given[0]) / np.asarray(given[1])
+    np.testing.assert_array_equal(known[program.jaxpr.outvars[0]], expected)
