@@ -151,7 +151,7 @@ def build(rows: tuple[int, ...], made: list[Link], tiles: int) -> tuple[Schema, 
 
 @functools.cache
 def _draw(capacity: Capacity) -> Any:
-    return jax.jit(lambda schema, links: _walk(capacity, capacity.tiles)(schema, links, jnp.int32(0)))
+    return jax.jit(lambda schema, links: _walk(capacity, capacity.tiles, True)(schema, links, jnp.int32(0)))
 
 
 def draw(rows: tuple[int, ...], made: list[Link], tiles: int) -> np.ndarray:
