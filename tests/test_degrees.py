@@ -240,7 +240,7 @@ def test_chunks_and_neighbours_change_no_link() -> None:
     capacity, start = cases[0][2], int(cases[0][0].row_offset[-1])
     alone = [draw(rows, made, TILES) for made in _mixed()]
     schemas, links = (jax.tree.map(lambda *x: jnp.stack(x), *(case[i] for case in cases)) for i in (0, 1))
-    both = jax.jit(jax.vmap(lambda s, l: _walk(capacity, capacity.tiles)(s, l, jnp.int32(0))))(schemas, links)
+    both = jax.jit(jax.vmap(lambda s, l: _walk(capacity, capacity.tiles, True)(s, l, jnp.int32(0))))(schemas, links)
     for b in range(2):
         np.testing.assert_array_equal(np.asarray(both)[b, :, start : start + rows[-1]], alone[b])
     chunk = jax.jit(functools.partial(link_rows, capacity=capacity, tiles=2))

@@ -48,7 +48,7 @@ def _combine(lanes: jax.Array, scale: jax.Array, code: jax.Array) -> jax.Array:
     edge |= {"edge_key": jnp.zeros((b, n, 2), jnp.uint32), "edge_activation": jnp.zeros((b, n, L), jnp.int32)}
     start = jnp.zeros(b, jnp.int32)
     packed, capacity = pack_edges(types.SimpleNamespace(**edge)), dataclasses.replace(SMALL.capacity, edges=n)
-    return combine_edges(packed, lanes, start, start + n, code, capacity)
+    return combine_edges(packed, None, lanes, start, start + n, code, capacity)
 
 
 @pytest.mark.parametrize("alone", [False, True])
