@@ -29,6 +29,9 @@ from jaxrel.types import Schema as Schema
 
 _HOST = {  # imported when first asked for: the device side needs neither pandas nor pyarrow nor networkx
     "COMPILER_OPTIONS": "jaxrel.programs",
+    "Real": "jaxrel.real",
+    "from_pandas": "jaxrel.real",
+    "from_relbench": "jaxrel.real",
     "generate": "jaxrel.engine",
     "generate_on_ray": "jaxrel.workers",
     "read_sql": "jaxrel.sql",
