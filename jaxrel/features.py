@@ -28,7 +28,7 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.children import child_span, children_until
 from jaxrel.totals import ChildTotals, span_totals, total_children
-from jaxrel.types import NO_ROW, NO_TABLE, Capacity, Database, Kind
+from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Capacity, Database, Kind
 
 if TYPE_CHECKING:
     from jaxrel.catalog import Catalog
@@ -152,7 +152,7 @@ def row_features(
         db: one database, generated or real; under ``vmap``, many.
         table: i32[], may be traced.
         rows: i32[M], rows of the table; of NO_ROW, or a row that does not exist, all is missing.
-        seed_time: i32[M], seconds since 1970-01-01 UTC: nothing later is seen.
+        seed_time: i32[M], seconds since 1970-01-01 UTC: nothing later is seen, nor a row of real data whose time is not known.
         totals: `total_children` of the database, for more calls than one; None: made here.
         depth: static, 0, 1 or 2.
         slots: static, keys that lead to one table; of more, those of the first child tables are looked through.
@@ -181,6 +181,7 @@ def row_features(
     _checked(depth, slots)
     db = jax.tree.map(jnp.asarray, db)
     table, rows, seed_time = jnp.asarray(table, jnp.int32), jnp.asarray(rows, jnp.int32), jnp.asarray(seed_time, jnp.int32)
+    seed_time = jnp.minimum(seed_time, NO_TIME - 1)
     hidden = jnp.zeros(db.schema.column_kind.shape, bool) if hidden is None else hidden
     K, M = db.schema.fk_parent.shape[1], rows.shape[0]
     own = _look(db, table, rows, seed_time)

@@ -5,8 +5,8 @@ What becomes of a column:
 - booleans, integers, floats, timestamps and dates keep their kind; decimals, durations (in seconds) and times of day (in seconds) become
   reals. Integers, timestamps and dates beyond 2^24 are stored from an offset and in a unit (`ColumnWords`), exactly where the range
   allows; infinite values are missing.
-- Text and pandas categories become categorical columns. Text of more than ``labels`` distinct values keeps the most frequent
-  ones and calls the others "other"; where fewer than half of its cells would keep their label, the column is left out: it is free text.
+- Text and pandas categories become categorical columns. Text of more than ``labels`` distinct values keeps the most frequent ones that
+  occur more than once and calls the others "other"; where fewer than half of its cells would keep their label, it is left out as free text.
 - Lists, structs and bytes are left out.
 
 Keys become row numbers, over one column or several; a key that matches no row becomes null. Rows of a timed table are sorted by time

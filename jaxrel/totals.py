@@ -25,7 +25,7 @@ from jax import Array
 
 from jaxrel import struct
 from jaxrel.children import ChildIndex, index_children, row_table
-from jaxrel.types import Database, Kind
+from jaxrel.types import NO_TABLE, Database, Kind
 
 __all__ = ["BLOCK", "ChildTotals", "Totals", "span_totals", "total_children"]
 
@@ -206,7 +206,13 @@ def total_children(db: Database, index: ChildIndex | None = None) -> ChildTotals
         occurrence = _occurrences(code, starts)
         return _block_ends(_single(value, there, occurrence), fresh), occurrence
 
-    ends, occurrence = jax.lax.map(one_key, (index.row, index.key))
+    def unless_unused(item: tuple[Array, Array, Array]) -> tuple[Totals, Array]:
+        row, key, used = item
+        none = _empty((C, R // BLOCK)), jnp.zeros((C, R), jnp.int32)
+        return jax.lax.cond(used, lambda: one_key((row, key)), lambda: none)
+
+    used = jnp.any(db.schema.fk_parent != NO_TABLE, axis=0)
+    ends, occurrence = jax.lax.map(unless_unused, (index.row, index.key, used))
     return ChildTotals(index=index, ends=ends, occurrence=occurrence)
 
 

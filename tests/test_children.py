@@ -23,7 +23,7 @@ def some() -> list[Database]:
 
 
 def test_the_index_holds_the_children_of_every_row_in_the_order_of_time(some: list[Database]) -> None:
-    index_of = traced_once(index_children)
+    index_of, span, until_ = traced_once(index_children), jax.jit(child_span), jax.jit(children_until)
     looked_at = 0
     for db in some:
         index = jax.device_get(index_of(db))
@@ -31,9 +31,9 @@ def test_the_index_holds_the_children_of_every_row_in_the_order_of_time(some: li
             for k in range(child.parent_row.shape[0]):
                 parent = int(db.schema.fk_parent[child.index, k])
                 n = int(db.schema.row_count[parent])
-                start, stop = (np.asarray(x) for x in child_span(index, child.index, k, jnp.arange(n)))
+                start, stop = (np.asarray(x) for x in span(index, child.index, k, np.arange(n, dtype=np.int32)))
                 times = np.random.default_rng(0).choice(np.concatenate([child.time, [-5, 2**31 - 1]]), n).astype(np.int32)
-                until = np.asarray(children_until(index, k, start, stop, times))
+                until = np.asarray(until_(index, k, start, stop, times))
                 for p in range(0, n, 7):
                     rows = np.flatnonzero(child.parent_row[k] == p)
                     np.testing.assert_array_equal(index.row[k, start[p] : stop[p]], child.rows.start + rows)

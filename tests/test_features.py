@@ -15,8 +15,9 @@ from sampled import databases, each, small, tables, traced_once
 
 from jaxrel.catalog import Catalog
 from jaxrel.features import STATISTICS, Features, feature_count, feature_names, row_features
+from jaxrel.real import from_pandas
 from jaxrel.totals import total_children
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind
+from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database, Kind
 
 ROWS = 40  # targets of each table
 
@@ -124,10 +125,11 @@ class Sql:
         return out
 
 
-def compare(db: Database, table: int, found: Features, names: tuple[str, ...], rows: np.ndarray, time: np.ndarray) -> int:
+def compare(db: Database, table: int, found: Features, rows: np.ndarray, time: np.ndarray, catalog: Catalog | None = None) -> int:
     """Every feature with its SQL; how many cells were compared."""
-    words = Catalog.default(db.schema).tables
+    names, words = feature_names(db, table, catalog), (catalog or Catalog.default(db.schema)).tables
     expected, cells = Sql(db, table, rows, time).all(words), 0
+    assert len(names) == found.values.shape[1]
     assert set(expected) == {name for name in names if name}
     for f, name in enumerate(names):
         values, missing = np.asarray(found.values[:, f]), np.asarray(found.missing[:, f])
@@ -151,9 +153,8 @@ def test_features_are_those_of_sql(some: list[Database], program: Any) -> None:
         for table in range(int(db.schema.table_count)):
             rows, time = targets(db, table)
             found = jax.device_get(program(db, table, rows, time, no_secrets(db)))
-            names = feature_names(db, table)
-            assert len(names) == found.values.shape[1] == feature_count(small("tiny").capacity)
-            cells += compare(db, table, found, names, rows, time)
+            assert found.values.shape == (ROWS, feature_count(small("tiny").capacity))
+            cells += compare(db, table, found, rows, time)
     assert cells > 20_000, cells
 
 
@@ -163,7 +164,33 @@ def test_self_references_two_keys_to_one_parent_and_nulls(timed: bool) -> None:
     for table in (1, 2):
         rows, time = targets(db, table, rows=60)
         found = jax.device_get(jax.jit(row_features)(db, table, rows, time))
-        assert compare(db, table, found, feature_names(db, table), rows, time) > 1000
+        assert compare(db, table, found, rows, time) > 1000
+
+
+def test_features_of_real_data() -> None:
+    """Keys of text, keys to no row, times that are missing; of a row without a time nothing is ever seen."""
+    rng = np.random.default_rng(1)
+    shops = pd.DataFrame({"name": ["north", "south", "east"], "size": [3, 1, None]})
+    moment = pd.Series(pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 10**6, 300), unit="s"))
+    sales = pd.DataFrame(
+        {
+            "shop": rng.choice([*shops.name, "closed", None], 300),
+            "at": moment.where(rng.random(300) < 0.8),
+            "price": rng.lognormal(size=300),
+            "kind": rng.choice(["a", "b", None], 300),
+        }
+    )
+    real = from_pandas({"sale": sales, "shop": shops}, {"shop": "name"}, {"sale": {"shop": "shop"}}, {"sale": "at"})
+    db = jax.device_get(real.database)
+    for table, rows in ((0, np.arange(3)), (1, np.arange(300))):
+        for at in (np.int32(np.quantile(moment.astype("int64") // 10**6, 0.5)), np.int32(NO_TIME)):
+            time = np.full(rows.size, at, np.int32)
+            found = jax.device_get(row_features(db, table, rows.astype(np.int32), time))
+            assert compare(db, table, found, rows, np.minimum(time, NO_TIME - 1), real.catalog) > 10
+    total = feature_names(db, 0, real.catalog).index("sum(sale.shop.price)")
+    known = sales[sales["at"].notna()].groupby("shop").price.sum()
+    found = row_features(db, 0, jnp.arange(3), jnp.full(3, NO_TIME, jnp.int32))
+    np.testing.assert_allclose(found.values[:, total], known[shops.name], rtol=1e-6)
 
 
 def later(db: Database, time: int, rng: np.random.Generator) -> Database:
@@ -231,16 +258,17 @@ def test_hidden_columns_are_never_seen(some: list[Database], program: Any) -> No
 
 def test_shallower_features_are_the_first_of_the_deeper(some: list[Database]) -> None:
     db = some[0]
-    totals = total_children(db)
+    features = jax.jit(row_features, static_argnames=("depth", "slots"))
+    totals = jax.jit(total_children)(db)
     rows, time = targets(db, 0)
-    deep = row_features(db, 0, rows, time, totals)
+    deep = features(db, 0, rows, time, totals)
     for depth in (0, 1):
-        found = jax.jit(row_features, static_argnames=("depth", "slots"))(db, 0, rows, time, depth=depth)
+        found = features(db, 0, rows, time, depth=depth)
         width = feature_count(small("tiny").capacity, depth)
         assert found.values.shape == (ROWS, width) and len(feature_names(db, 0, depth=depth)) == width
         np.testing.assert_array_equal(found.missing, deep.missing[:, :width])
         np.testing.assert_allclose(found.values, deep.values[:, :width], rtol=1e-6)
-    one = row_features(db, 0, rows, time, totals, depth=1, slots=1)
+    one = features(db, 0, rows, time, totals, depth=1, slots=1)
     names, all_names = feature_names(db, 0, depth=1, slots=1), feature_names(db, 0, depth=1)
     for f, name in enumerate(names):
         if name:

@@ -213,7 +213,8 @@ def test_what_32_bits_do_not_hold_is_counted() -> None:
             "inf": [np.inf, 1e39, np.nan, *np.ones(n - 3)],
             "huge": [0, 2**60 + 1, *range(n - 2)],
             "note": [f"text {i}" for i in range(n)],
-            "mostly": ["often"] * (n - 400) + rare,
+            "mostly": ["often"] * (n - 800) + rare + rare,
+            "name": ["often"] * (n - 400) + rare,
             "list": [[1]] * n,
             "mixed": [1, "a", None] * (n // 3),
             "none": [None] * n,
@@ -223,17 +224,17 @@ def test_what_32_bits_do_not_hold_is_counted() -> None:
     )
     real = jaxrel.from_pandas({"t": frame}, time_columns={"t": "at"})
     found = {column: count for (_, column), (count, _) in lost(real).items()}
-    assert found == {"at": 1, "inf": 2, "huge": 1, "note": n, "mostly": 400 - 254, "list": n}
+    assert found == {"at": 1, "inf": 2, "huge": 1, "note": n, "mostly": 2 * (400 - 254), "name": 400, "list": n}
     assert sum(loss.column == "at" for loss in real.losses) == 3
     words = {c.name: c for c in real.catalog.tables[0].columns}
-    assert list(words) == ["inf", "huge", "mostly", "mixed", "none", "daytime", "wait"]
+    assert list(words) == ["inf", "huge", "mostly", "name", "mixed", "none", "daytime", "wait"]
     assert len(words["mostly"].vocabulary) == 256 and words["mostly"].vocabulary[-1] == "other"
-    assert words["mixed"].vocabulary == ("1", "a")
+    assert words["mixed"].vocabulary == ("1", "a") and words["name"].vocabulary == ("often", "other")
     assert np.asarray(real.database.time)[TILE + n - 1] == NO_TIME and real.order["t"][-1] == n - 3 and real.order["t"][0] == n - 2
     back = jaxrel.to_pandas(real.database, real.catalog)["t"]
     assert back["at"].isna().tolist() == [False] * (n - 1) + [True] and back["none"].isna().all()
     assert (back["daytime"] == 3600).all() and back["wait"].max() <= 100
-    assert (back["mostly"] == "often").sum() == n - 400
+    assert (back["mostly"] == "often").sum() == n - 800 and (back["name"] == "other").sum() == 400
 
 
 def test_circles_of_tables_are_broken_at_the_weakest_key() -> None:
