@@ -105,7 +105,7 @@ def child_span(index: ChildIndex, table: ArrayLike, fk: ArrayLike, parent_row: A
     Args:
         index: of the database.
         table: i32[...], child table, or NO_TABLE.
-        fk: i32[...], its key slot.
+        fk: i32[...], its key slot, one that it uses.
         parent_row: i32[...], rows of the table that the key leads to, or NO_ROW. All three broadcast.
 
     Returns:

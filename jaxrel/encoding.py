@@ -229,13 +229,12 @@ def _labelled(
     if len(distinct) > labels and vocabulary is None:
         count = np.bincount(codes[~missing], minlength=len(distinct))
         if np.count_nonzero(count) > labels:
-            often = np.argsort(-count, kind="stable")[: labels - 1]
-            kept = np.sort(often[count[often] > 1])  # a label that occurs once says nothing
-            others = int(count.sum() - count[kept].sum())
-            if 2 * others > count.sum():
+            if 2 * np.count_nonzero(count == 1) > count.sum():
                 lose(count.sum(), f"cells of free text left out ({np.count_nonzero(count)} distinct)")
                 return None
-            lose(others, f"cells beyond the {kept.size} most frequent labels, now one label")
+            often = np.argsort(-count, kind="stable")[: labels - 1]
+            kept = np.sort(often[count[often] > 1])  # a label that occurs once says nothing
+            lose(count.sum() - count[kept].sum(), f"cells beyond the {kept.size} most frequent labels, now one label")
         else:
             kept = np.flatnonzero(count)
         new = np.full(len(distinct) + 1, kept.size, np.int64)

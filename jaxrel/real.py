@@ -5,8 +5,8 @@ What becomes of a column:
 - booleans, integers, floats, timestamps and dates keep their kind; decimals, durations (in seconds) and times of day (in seconds) become
   reals. Integers, timestamps and dates beyond 2^24 are stored from an offset and in a unit (`ColumnWords`), exactly where the range
   allows; infinite values are missing.
-- Text and pandas categories become categorical columns. Text of more than ``labels`` distinct values keeps the most frequent ones that
-  occur more than once and calls the others "other"; where fewer than half of its cells would keep their label, it is left out as free text.
+- Text and pandas categories become categorical columns. One of more than ``labels`` distinct values keeps the most frequent ones and calls
+  the others "other"; where most of its cells hold what no other cell holds, it is left out as free text.
 - Lists, structs and bytes are left out.
 
 Keys become row numbers, over one column or several; a key that matches no row becomes null. Rows of a timed table are sorted by time
@@ -24,35 +24,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from jaxrel.arrays import Keys, RealTable, lay_out, least_capacity
 from jaxrel.catalog import Catalog, ForeignKeyWords, TableWords
-from jaxrel.encoding import Encoded, Loss, combined, comparable_types, encode_column, key_codes, to_seconds, unused_name
+from jaxrel.encoding import Loss, combined, comparable_types, encode_column, key_codes, to_seconds, unused_name
 from jaxrel.errors import UserError
 from jaxrel.files import DIGEST_FILE
-from jaxrel.random import name_id
-from jaxrel.types import (
-    CLUSTERS,
-    DEGREES,
-    HOURS,
-    LEVELS,
-    NO_ROW,
-    NO_TABLE,
-    NO_TIME,
-    SLICES,
-    TILE,
-    Capacity,
-    Database,
-    LinkLaw,
-    Links,
-    Schema,
-    tiles_of,
-)
+from jaxrel.types import NO_ROW, NO_TIME, Capacity, Database
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,28 +63,6 @@ class Real:
     capacity: Capacity
     order: dict[str, np.ndarray]
     losses: tuple[Loss, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Keys:
-    """The keys of one table by column names."""
-
-    primary: tuple[str, ...] = ()
-    foreign: tuple[tuple[tuple[str, ...], str], ...] = ()  # columns, parent table
-    time: str | None = None
-
-
-@dataclasses.dataclass
-class _Table:
-    """One table on its way."""
-
-    name: str
-    arrow: pa.Table
-    keys: _Keys
-    parents: list[tuple[tuple[str, ...], str, np.ndarray]]  # columns, parent table, i64 row in it or NO_ROW
-    time: np.ndarray | None  # i64 seconds, NO_TIME where missing
-    order: np.ndarray  # i64, place in the given table of each row
-    columns: list[Encoded]
 
 
 def from_pandas(
@@ -151,7 +111,7 @@ def from_pandas(
     for name, frame in tables.items():
         arrow[str(name)] = _from_frame(str(name), frame)
         parents = tuple((_names(columns), parent) for columns, parent in foreign.get(name, {}).items())
-        keys[str(name)] = _Keys(_names(primary.get(name, ())), parents, times.get(name))
+        keys[str(name)] = Keys(_names(primary.get(name, ())), parents, times.get(name))
     return _read(arrow, keys, {}, capacity, labels)
 
 
@@ -204,7 +164,7 @@ def _parquet(path: Path) -> pa.Table:
         raise UserError(f"{path}: is no Parquet file that can be read ({error})") from None
 
 
-def _specs(folder: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> dict[str, _Keys]:
+def _specs(folder: Path, files: Mapping[str, Path], about: Mapping[str, Any]) -> dict[str, Keys]:
     """The keys of every table, from whichever source the folder has."""
     manifest = folder / "manifest.yaml"
     if manifest.exists():
@@ -231,8 +191,8 @@ def _specs(folder: Path, files: Mapping[str, Path], about: Mapping[str, Any]) ->
     return specs
 
 
-def _spec(primary: str | None, foreign: Mapping[str, str], time: str | None) -> _Keys:
-    return _Keys(_names(primary or ()), tuple((_names(column), parent) for column, parent in foreign.items()), time)
+def _spec(primary: str | None, foreign: Mapping[str, str], time: str | None) -> Keys:
+    return Keys(_names(primary or ()), tuple((_names(column), parent) for column, parent in foreign.items()), time)
 
 
 def _names(columns: Any) -> tuple[str, ...]:
@@ -256,7 +216,7 @@ def _from_frame(name: str, frame: pd.DataFrame) -> pa.Table:
 
 def _read(
     arrow: Mapping[str, pa.Table],
-    keys: Mapping[str, _Keys],
+    keys: Mapping[str, Keys],
     vocabularies: Mapping[tuple[str, str], tuple[str, ...]],
     capacity: Capacity | None,
     labels: int,
@@ -267,7 +227,7 @@ def _read(
         raise UserError(f"labels: {labels} is too few; give at least 2")
     losses: list[Loss] = []
     _check(arrow, keys)
-    tables = [_Table(name, table, keys[name], [], None, np.arange(table.num_rows), []) for name, table in arrow.items()]
+    tables = [RealTable(name, table, keys[name], [], None, np.arange(table.num_rows), []) for name, table in arrow.items()]
     by_name = {table.name: table for table in tables}
     for table in tables:
         table.parents = _link(table, by_name, losses)
@@ -287,9 +247,9 @@ def _read(
                     values, missing = encoded.values[table.order], encoded.missing[table.order]
                     table.columns.append(dataclasses.replace(encoded, values=values, missing=missing))
     tables = _parents_first(tables)
-    capacity = _capacity(tables, capacity)
+    capacity = least_capacity(tables, capacity)
     return Real(
-        database=_database(tables, capacity),
+        database=lay_out(tables, capacity),
         catalog=Catalog(tuple(_words(table, tables) for table in tables)),
         capacity=capacity,
         order={table.name: table.order for table in tables},
@@ -297,7 +257,7 @@ def _read(
     )
 
 
-def _check(arrow: Mapping[str, pa.Table], keys: Mapping[str, _Keys]) -> None:
+def _check(arrow: Mapping[str, pa.Table], keys: Mapping[str, Keys]) -> None:
     """Every table and column that a key names is there."""
     for name, spec in keys.items():
         there = arrow[name].column_names
@@ -325,7 +285,7 @@ def _check(arrow: Mapping[str, pa.Table], keys: Mapping[str, _Keys]) -> None:
                 raise UserError(f"{what} repeats a value in {repeated} rows; drop them, or name more columns")
 
 
-def _link(table: _Table, by_name: Mapping[str, _Table], losses: list[Loss]) -> list[tuple[tuple[str, ...], str, np.ndarray]]:
+def _link(table: RealTable, by_name: Mapping[str, RealTable], losses: list[Loss]) -> list[tuple[tuple[str, ...], str, np.ndarray]]:
     """The parent row of each row, by key, in the order in which rows were given."""
     links = []
     for columns, parent in table.keys.foreign:
@@ -348,7 +308,7 @@ def _link(table: _Table, by_name: Mapping[str, _Table], losses: list[Loss]) -> l
     return links
 
 
-def _break_circles(tables: Sequence[_Table], losses: list[Loss]) -> None:
+def _break_circles(tables: Sequence[RealTable], losses: list[Loss]) -> None:
     """Leave out keys until no table descends from itself; keys of a table to itself may stay."""
     import networkx as nx
 
@@ -369,7 +329,7 @@ def _break_circles(tables: Sequence[_Table], losses: list[Loss]) -> None:
         losses.append(Loss(tables[-i].name, ", ".join(columns), links, f"keys to {parent} left out, since {names} refer to each other"))
 
 
-def _sort_by_time(table: _Table, losses: list[Loss]) -> None:
+def _sort_by_time(table: RealTable, losses: list[Loss]) -> None:
     if table.keys.time is None:
         return
     array, name = combined(table.arrow[table.keys.time]), table.keys.time
@@ -394,10 +354,10 @@ def _renumbered(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
     return place[rows]
 
 
-def _parents_first(tables: Sequence[_Table]) -> list[_Table]:
+def _parents_first(tables: Sequence[RealTable]) -> list[RealTable]:
     """Referenced tables in topological order, then those that no other refers to; else as they were given."""
     referenced = {p for table in tables for _, p, _ in table.parents if p != table.name}
-    waiting, out = list(tables), list[_Table]()
+    waiting, out = list(tables), list[RealTable]()
     while waiting:
         names = {table.name for table in waiting}
         ready = [table for table in waiting if not any(p in names and p != table.name for _, p, _ in table.parents)]
@@ -406,26 +366,7 @@ def _parents_first(tables: Sequence[_Table]) -> list[_Table]:
     return [table for table in out if table.name in referenced] + [table for table in out if table.name not in referenced]
 
 
-def _capacity(tables: Sequence[_Table], given: Capacity | None) -> Capacity:
-    rows = [table.arrow.num_rows for table in tables]
-    needed = {
-        "tables": len(tables),
-        "foreign_keys": max(1, *(len(table.parents) for table in tables)),
-        "columns": max(1, *(len(table.columns) for table in tables)),
-        "rows": max(TILE, TILE * int(sum(t + (t > 1) for t in map(tiles_of, rows)))),
-        "classes": max([2, *(column.classes for table in tables for column in table.columns)]),
-    }
-    if needed["rows"] >= 2**31:
-        raise UserError(f"tables: {sum(rows)} rows are more than one row axis can number; read fewer")
-    if given is None:
-        return Capacity(**needed, nodes=1, edges=1, width=1, hidden=1, layers=1)
-    for name, least in needed.items():
-        if getattr(given, name) < least and name != "classes":  # those of columns are not limited by an SCM's
-            raise UserError(f"capacity.{name}: {getattr(given, name)} is too small for this database; give at least {least}")
-    return given
-
-
-def _words(table: _Table, tables: Sequence[_Table]) -> TableWords:
+def _words(table: RealTable, tables: Sequence[RealTable]) -> TableWords:
     primary = {other.name: other.keys.primary for other in tables}
     single = {columns[0] for columns, _, _ in table.parents if len(columns) == 1}
     taken = {*table.arrow.column_names}
@@ -442,87 +383,3 @@ def _words(table: _Table, tables: Sequence[_Table]) -> TableWords:
         keys.append(ForeignKeyWords(key, parent, bool((rows == NO_ROW).any())))
     features = tuple(column.words for column in table.columns)
     return TableWords(table.name, name, time_column=table.keys.time, columns=features, foreign_keys=tuple(keys))
-
-
-def _database(tables: Sequence[_Table], capacity: Capacity) -> Database:
-    T, K, C, R = capacity.tables, capacity.foreign_keys, capacity.columns, capacity.rows
-    place = {table.name: t for t, table in enumerate(tables)}
-    count = np.zeros(T, np.int32)
-    count[: len(tables)] = [table.arrow.num_rows for table in tables]
-    tiles = tiles_of(count)
-    offset = ((np.cumsum(tiles + (tiles > 1)) - tiles) * TILE).astype(np.int32)
-    values, missing, time = np.zeros((C, R), np.float32), np.ones((C, R), bool), np.zeros(R, np.int32)
-    parent_row, fk_parent = np.full((K, R), NO_ROW, np.int32), np.full((T, K), NO_TABLE, np.int32)
-    kind, classes, ids = np.zeros((T, C), np.int32), np.zeros((T, C), np.int32), np.zeros((T, C), np.uint32)
-    column_null, fk_null, fk_id = np.zeros((T, C), np.uint32), np.zeros((T, K), np.uint32), np.zeros((T, K), np.uint32)
-    has_time, start, span = np.zeros(T, bool), np.zeros(T, np.int32), np.zeros(T, np.int32)
-    for t, table in enumerate(tables):
-        rows = slice(int(offset[t]), int(offset[t] + count[t]))
-        for c, column in enumerate(table.columns):
-            values[c, rows], missing[c, rows] = np.where(column.missing, np.float32(0), column.values), column.missing
-            kind[t, c], classes[t, c] = column.words.kind, column.classes
-            ids[t, c], column_null[t, c] = name_id(column.words.name), _share(column.missing)
-        for k, (columns, parent, row) in enumerate(table.parents):
-            parent_row[k, rows] = row
-            fk_parent[t, k], fk_null[t, k], fk_id[t, k] = place[parent], _share(row == NO_ROW), name_id(",".join(columns))
-        if table.time is not None:
-            has_time[t], time[rows] = True, table.time
-            known = table.time[table.time != NO_TIME]
-            start[t] = known[0] if known.size else 0
-            span[t] = min(int(known[-1] - known[0]), 2**31 - 1) if known.size else 0
-    every = np.arange(T)
-    used = every < len(tables)
-    leads = (fk_parent[None] == every[:, None, None]) & (every[None, :, None] != every[:, None, None])  # [parent, child, key]
-    schema: dict[str, Any] = dict(
-        key=np.zeros(2, np.uint32),  # nothing is drawn
-        table_count=np.int32(len(tables)),
-        table_id=np.array([name_id(table.name) for table in tables] + [0] * (T - len(tables)), np.uint32),
-        row_count=count,
-        row_offset=np.where(used, np.minimum(offset, R - TILE), 0).astype(np.int32),
-        is_activity=used & ~np.any(leads, axis=(1, 2)),
-        has_time=has_time,
-        time_start=start,
-        time_span=span,
-        time_founders=np.zeros(T, np.int32),
-        time_curve=np.tile((np.arange(SLICES, dtype=np.uint64) * 2**32 // SLICES).astype(np.uint32), (T, 1)),
-        time_week=np.tile(np.arange(HOURS, dtype=np.int32) * 3600, (T, 1)),
-        column_count=np.array([len(table.columns) for table in tables] + [0] * (T - len(tables)), np.int32),
-        column_id=ids,
-        column_kind=kind,
-        column_classes=classes,
-        column_null=column_null,
-        column_binned=np.zeros((T, C), bool),
-        fk_parent=fk_parent,
-        fk_id=fk_id,
-        fk_null=fk_null,
-        fk_law=np.full((T, K), LinkLaw.CLUSTER, np.int32),
-        fk_owner=np.tile(np.arange(K, dtype=np.int32), (T, 1)),
-        fk_capacity=np.zeros((T, K), np.int32),
-        fits=np.bool_(True),
-    )
-    zero, share, none = np.zeros((T, K), np.int32), np.zeros((T, K), np.uint32), np.zeros((T, K, LEVELS), np.int32)
-    links: dict[str, Any] = dict(
-        key=np.zeros(2, np.uint32),
-        parent_row=parent_row,
-        levels=zero,
-        parent_clusters=none,
-        child_clusters=none,
-        affinity=np.zeros((T, K, LEVELS, CLUSTERS, CLUSTERS), np.uint32),
-        popularity=zero,
-        inactive=share,
-        roots=share,
-        agree=schema["fk_owner"],
-        strength=zero,
-        degree=zero,
-        degree_ends=np.zeros((T, K, DEGREES - 1), np.uint32),
-        delay=zero,
-        window=np.full((T, K), 2**24, np.uint32),
-    )
-    cells: dict[str, Any] = dict(values=values, missing=missing, time=time, fits=np.bool_(True))
-    return jax.tree.map(jnp.asarray, Database(schema=Schema(**schema), links=Links(**links), scm=None, aggregates=None, **cells))
-
-
-def _share(flags: np.ndarray) -> int:
-    """Share of a set in 2^-24; 0 of none alone."""
-    some = int(np.count_nonzero(flags))
-    return max(1, some * 2**24 // flags.size) if some else 0

@@ -215,6 +215,7 @@ def test_what_32_bits_do_not_hold_is_counted() -> None:
             "note": [f"text {i}" for i in range(n)],
             "mostly": ["often"] * (n - 800) + rare + rare,
             "name": ["often"] * (n - 400) + rare,
+            "wide": [f"w{i % 1000}" for i in range(n)],
             "list": [[1]] * n,
             "mixed": [1, "a", None] * (n // 3),
             "none": [None] * n,
@@ -224,10 +225,10 @@ def test_what_32_bits_do_not_hold_is_counted() -> None:
     )
     real = jaxrel.from_pandas({"t": frame}, time_columns={"t": "at"})
     found = {column: count for (_, column), (count, _) in lost(real).items()}
-    assert found == {"at": 1, "inf": 2, "huge": 1, "note": n, "mostly": 2 * (400 - 254), "name": 400, "list": n}
+    assert found == {"at": 1, "inf": 2, "huge": 1, "note": n, "mostly": 2 * (400 - 254), "name": 400, "wide": 3 * 745, "list": n}
     assert sum(loss.column == "at" for loss in real.losses) == 3
     words = {c.name: c for c in real.catalog.tables[0].columns}
-    assert list(words) == ["inf", "huge", "mostly", "name", "mixed", "none", "daytime", "wait"]
+    assert list(words) == ["inf", "huge", "mostly", "name", "wide", "mixed", "none", "daytime", "wait"]
     assert len(words["mostly"].vocabulary) == 256 and words["mostly"].vocabulary[-1] == "other"
     assert words["mixed"].vocabulary == ("1", "a") and words["name"].vocabulary == ("often", "other")
     assert np.asarray(real.database.time)[TILE + n - 1] == NO_TIME and real.order["t"][-1] == n - 3 and real.order["t"][0] == n - 2
