@@ -158,6 +158,17 @@ def test_features_are_those_of_sql(some: list[Database], program: Any) -> None:
     assert cells > 20_000, cells
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "plurel"])
+def test_features_of_richer_priors_are_those_of_sql(name: str) -> None:
+    features, cells = traced_once(row_features), 0
+    for db in list(each(databases(name)))[:8]:
+        for table in range(int(db.schema.table_count)):
+            rows, time = targets(db, table)
+            cells += compare(db, table, jax.device_get(features(db, table, rows, time)), rows, time)
+    assert cells > 50_000, cells
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_self_references_two_keys_to_one_parent_and_nulls(timed: bool) -> None:
     db = fake_database(timed=timed).replace(scm=None)
