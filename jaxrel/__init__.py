@@ -3,7 +3,14 @@
 from jaxrel import interventions as interventions
 from jaxrel import presets as presets
 from jaxrel._version import __version__ as __version__
+from jaxrel.children import child_span as child_span
+from jaxrel.children import children_until as children_until
+from jaxrel.children import index_children as index_children
 from jaxrel.database import sample_database as sample_database
+from jaxrel.features import Features as Features
+from jaxrel.features import feature_count as feature_count
+from jaxrel.features import feature_names as feature_names
+from jaxrel.features import row_features as row_features
 from jaxrel.fleet import sample_databases as sample_databases
 from jaxrel.links import link_rows as link_rows
 from jaxrel.links import sample_links as sample_links
@@ -19,6 +26,7 @@ from jaxrel.scm import sample_scm as sample_scm
 from jaxrel.simulation import explain_rows as explain_rows
 from jaxrel.simulation import simulate as simulate
 from jaxrel.simulation import simulate_rows as simulate_rows
+from jaxrel.totals import total_children as total_children
 from jaxrel.types import SCM as SCM
 from jaxrel.types import Capacity as Capacity
 from jaxrel.types import Database as Database
@@ -29,6 +37,9 @@ from jaxrel.types import Schema as Schema
 
 _HOST = {  # imported when first asked for: the device side needs neither pandas nor pyarrow nor networkx
     "COMPILER_OPTIONS": "jaxrel.programs",
+    "Real": "jaxrel.real",
+    "from_pandas": "jaxrel.real",
+    "from_relbench": "jaxrel.real",
     "generate": "jaxrel.engine",
     "generate_on_ray": "jaxrel.workers",
     "read_sql": "jaxrel.sql",

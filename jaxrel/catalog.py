@@ -31,6 +31,9 @@ class ColumnWords:
         unique: no value occurs twice.
         format: how text is made: a recipe name of `jaxrel.words`, "" for none.
         length: most characters of a text value, or None.
+        offset: whole numbers, timestamps (s) and dates (d) of real data that are beyond 2^24: the value is offset + unit * the number in
+            the arrays.
+        unit: see offset.
     """
 
     name: str
@@ -44,6 +47,8 @@ class ColumnWords:
     unique: bool = False
     format: str = ""
     length: int | None = None
+    offset: int = 0
+    unit: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

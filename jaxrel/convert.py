@@ -15,7 +15,7 @@ from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
 from jaxrel.random import named_key
 from jaxrel.registry import DEGREES
-from jaxrel.types import NO_ROW, NO_TABLE, Database, Kind, LinkLaw, Schema
+from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database, Kind, LinkLaw, Schema
 
 if TYPE_CHECKING:  # both load slowly, and writing files needs neither
     import networkx as nx
@@ -281,9 +281,14 @@ def _integer_keys(row: np.ndarray, null: np.ndarray | None, kind: pa.DataType, p
 
 def _times(seconds: np.ndarray, is_date: bool) -> pa.Array:
     """Seconds since 1970 as timestamps, or as days."""
+    unknown = seconds == NO_TIME
     if is_date:
-        return pa.array((seconds // 86_400).astype(np.int32)).view(pa.date32())
-    return pa.array(seconds.astype(np.int64) * 1_000_000).view(pa.timestamp("us"))
+        return _masked((seconds // 86_400).astype(np.int32), unknown).view(pa.date32())
+    return _masked(seconds.astype(np.int64) * 1_000_000, unknown).view(pa.timestamp("us"))
+
+
+def _whole(column: ColumnWords, values: np.ndarray) -> np.ndarray:
+    return np.rint(values).astype(np.int64) * column.unit + column.offset
 
 
 def _column(column: ColumnWords, values: np.ndarray, missing: np.ndarray) -> pa.Array:
@@ -295,11 +300,11 @@ def _column(column: ColumnWords, values: np.ndarray, missing: np.ndarray) -> pa.
         case Kind.BOOLEAN:
             return _masked(values > 0.5, missing)
         case Kind.INTEGER:
-            return _masked(np.rint(values).astype(np.int64), missing)
+            return _masked(_whole(column, values), missing)
         case Kind.TIMESTAMP:
-            return _masked(np.rint(values).astype(np.int64) * 1_000_000, missing).view(pa.timestamp("us"))
+            return _masked(_whole(column, values) * 1_000_000, missing).view(pa.timestamp("us"))
         case Kind.DATE:
-            return _masked(np.rint(values).astype(np.int32), missing).view(pa.date32())
+            return _masked(_whole(column, values).astype(np.int32), missing).view(pa.date32())
         case _:
             return _masked(values, missing)
 

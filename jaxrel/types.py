@@ -32,6 +32,7 @@ __all__ = [
     "NO_CUT",
     "NO_ROW",
     "NO_TABLE",
+    "NO_TIME",
     "MAX_FOREIGN_KEYS",
     "SCM",
     "TILE",
@@ -61,6 +62,7 @@ NO_TABLE = -1  # no parent table: an unused foreign-key slot
 ALL_LANES = -1  # an edge reads its parent's whole latent vector
 CODE_LANE = -2  # an edge reads the code of its categorical parent
 NO_ROW = -1  # no parent row: a null foreign key, or padding
+NO_TIME = 2**31 - 1  # a row of a timed table whose time is not known (real data): it comes last
 NO_CUT = -1  # a column that is not cut into classes
 FIRST_DAY, LAST_DAY = -24837, 24836  # 1902-01-01 … 2037-12-31 in days since 1970: what relational transformers can hold
 TILE = 1024  # rows computed at once; part of the reproducibility contract (another tile shape may change float bits)
@@ -364,8 +366,8 @@ class Database:
     scm: SCM | None  # None for real data
     values: Array  # f32[C, R], categories as codes
     missing: Array  # bool[C, R]
-    time: Array  # i32[R], seconds since 1970-01-01 UTC; 0 where the table has no time
-    aggregates: Array  # f32[AGGREGATES, W, R], what aggregate nodes say of each row's children; None for real data
+    time: Array  # i32[R], seconds since 1970-01-01 UTC; 0 where the table has no time, NO_TIME where a row has none
+    aggregates: Array | None  # f32[AGGREGATES, W, R], what aggregate nodes say of each row's children; None for real data
     fits: Array  # bool[], False: something was clipped to the capacity and the database is not the prior's
 
 
