@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -98,7 +99,7 @@ def _engine_rate(preset: Any, start: int, databases: int) -> float:
     return statistics.median(rates)
 
 
-def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy: bool) -> dict[str, Any]:
+def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy: bool, rows: int | None) -> dict[str, Any]:
     """Figures of one preset, in this process, without any persistent compilation cache."""
     import jax
 
@@ -106,6 +107,8 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy
     import jaxrel
 
     preset = jaxrel.presets.load(preset_name)
+    if rows:
+        preset = dataclasses.replace(preset, capacity=dataclasses.replace(preset.capacity, rows=rows))
     memory = _Memory(preset, repeats, batch)
     cold, _ = timed(memory.program, memory.first)
     runs = [timed(memory.program, key) for key in memory.keys]
@@ -184,6 +187,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", help="preset names (default: all)")
     parser.add_argument("--repeats", type=int, default=12, help="warm runs, each of another database; the median counts (default: 12)")
     parser.add_argument("--batch", type=int, default=1, help="databases side by side under vmap (default: 1)")
+    parser.add_argument("--rows", type=int, help="rows of the capacity, where the preset's are more than the memory holds so often")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="databases at a time in the second figure (default: the cores)")
     parser.add_argument("--numpy", action="store_true", help="the kernel's work in plain NumPy too, on one core")
     parser.add_argument("--plurel-python", metavar="PATH", help="a Python that has plurel 1.1.0")
@@ -193,9 +197,10 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.repeats, arguments.batch, arguments.threads, arguments.numpy)))
+        print(json.dumps(measure(arguments.one, arguments.repeats, arguments.batch, arguments.threads, arguments.numpy, arguments.rows)))
         return
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process holds the accelerator too, while each preset's runs
     import jax
     from reference import reference_rate
 
@@ -207,6 +212,7 @@ def main() -> None:
     tabicl = _peer_rates("tabicl", arguments.tabicl_python, ["9"], processes)
     flags = ["--repeats", str(arguments.repeats), "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
     flags += ["--numpy"] if arguments.numpy else []
+    flags += ["--rows", str(arguments.rows)] if arguments.rows else []
     names = arguments.presets or jaxrel.presets.names()
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # NumPy's; XLA takes no notice
     figures = [answers([sys.executable, __file__, "--one", name, *flags], one_thread)[0] for name in names]
