@@ -1,8 +1,9 @@
 """One leading batch axis: the seam through which a user's ``vmap`` reaches the programs that loop over tiles.
 
-Inside them trip counts and write indices must be the same for all databases of a batch (under a plain ``vmap`` a dynamic slice update
-becomes a scatter and a loop bound a batched predicate). So they are written for arrays that lead with ``B`` and take the batch's
-maximum as the trip count; `batched` lifts such a function to one database (B = 1) and tells ``vmap`` to widen that axis.
+Under a plain ``vmap`` a loop's bound would be a batched predicate, a branch a choice of two results, and each database would walk its own
+row axis while the others wait. So these programs are written for arrays that lead with ``B``: trip counts are the batch's maximum, a
+branch is taken where anyone needs it, and tiles are shared out (`jaxrel.schedule`). `batched` lifts such a function to one database
+(B = 1) and tells ``vmap`` to widen that axis.
 
 Neither that seam nor a loop with a traced bound can be differentiated in reverse. So a function that gradients pass through is written over
 a loop that it is given, and its derivative is that of the same function over `fixed_loop`, which runs to a static bound.

@@ -1,7 +1,7 @@
 """Many databases in memory, on one device or sharded over a mesh: the databases that `generate` writes, without the disk.
 
-A database is a pure function of its key, so a batch needs nothing but its share of the indices on each device: no collective runs, and each
-device loops to the largest of its own databases.
+A database is a pure function of its key, so a batch needs nothing but its share of the indices on each device: no collective runs, and the
+databases of one device share its lanes (`jaxrel.schedule`).
 """
 
 from __future__ import annotations
