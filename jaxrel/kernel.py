@@ -27,6 +27,7 @@ from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_sc
 from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed, combine_edges, pack_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
+from jaxrel.lanes import at_own, of_lane, row_lanes, rows_at, write_tile
 from jaxrel.noise import add_noise
 from jaxrel.random import named_key, row_pair
 from jaxrel.registry import CUTS
@@ -97,34 +98,6 @@ class _Context:
     interventions: Interventions
 
 
-def _at(x: Array, i: Array) -> Array:
-    """x[b, i[b]] of every database: [B, …]."""
-    return jax.vmap(lambda row, j: jax.lax.dynamic_index_in_dim(row, j, 0, keepdims=False))(x, i)
-
-
-def _of_lane(x: Array, database: Array | None, i: Array) -> Array:
-    """The same of every lane's database."""
-    return _at(x, i) if database is None else x[database, i]
-
-
-def _row_lanes(x: Array, database: Array | None, slot: Array, at: Array) -> Array:
-    """x[b, slot[b], :, at[b]] of the lanes' databases: f32[B, W, TILE] of f32[B, slots, W, R], i32[B] and i32[B, TILE]."""
-    at = jnp.clip(at, 0, x.shape[-1] - 1)
-    if database is None:
-        return jax.vmap(lambda x, slot, at: x[slot][:, at])(x, slot, at)
-    w = jnp.arange(x.shape[2], dtype=jnp.int32)  # one gather: the rows of a slot are not copied first
-    return x[database[:, None, None], slot[:, None, None], w[None, :, None], at[:, None, :]]
-
-
-def _write(out: Array, x: Array, database: Array | None, tile: Array) -> Array:
-    """``out`` with tile ``x[..., TILE]`` of each lane in its place on the last axis; a tile past the end is dropped."""
-    if database is None:
-        return jax.lax.dynamic_update_slice(out, x, (*(jnp.int32(0),) * (out.ndim - 1), tile * TILE))
-    tiles = out.reshape(*out.shape[:-1], -1, TILE)
-    places = (database, *(slice(None),) * (out.ndim - 2), tile)
-    return tiles.at[places].set(x, mode="drop", unique_indices=True).reshape(out.shape)
-
-
 def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
     """Lanes of a parent row's exported node: f32[B, W, TILE], 0 where the key is null."""
 
@@ -134,7 +107,7 @@ def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: 
         return slot, nodes["export_node"][slot], parent, row, schema.row_offset[parent] + row
 
     slot, node, parent, row, at = jax.vmap(source)(schema, context.tile, context.nodes, context.parent_row)
-    from_tables = _row_lanes(exports, context.database, slot, at)
+    from_tables = row_lanes(exports, context.database, slot, at)
 
     def one(schema: Schema, tile: Tile, node: Array, parent: Array, row: Array, from_table: Array, lanes: Array) -> Array:
         # a self-reference: rows of this very tile are not exported yet; a pilot takes its own nearest row for the parent
@@ -229,7 +202,7 @@ def _node(schema: Schema, state: State, context: _Context, order: Array, i: Arra
 
         def trait(value: Array) -> Array:
             child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
-            stream = named_key(context.link_key, _at(schema.table_id, child), _at(_at(schema.fk_id, child), fk))
+            stream = named_key(context.link_key, at_own(schema.table_id, child), at_own(at_own(schema.fk_id, child), fk))
             is_parent = shows & (child != context.tile.table)
             row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
             shown = trait_rows(stream, is_parent, series["noise_knots"], row_count, context.tile.rows)
@@ -243,7 +216,7 @@ def _node(schema: Schema, state: State, context: _Context, order: Array, i: Arra
 
     def aggregated(_: Array) -> Array:
         slot = jnp.clip(n - context.nodes["pass2_start"], 0, AGGREGATES - 1)
-        return _row_lanes(state.aggregates, context.database, slot, context.position)
+        return row_lanes(state.aggregates, context.database, slot, context.position)
 
     summed = jax.lax.cond(jnp.any(has(NodeKind.AGGREGATE)), aggregated, lambda x: x, blank)
 
@@ -352,24 +325,19 @@ def _step(
     ``database``: i32[B], whose tile each lane computes, ``j`` then being i32[B] too; None: its own.
     """
     if database is not None:
-        parts = key, schema, links.key, scm, interventions
-        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], parts)
+        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], (key, schema, links.key, scm, interventions))
         links = dataclasses.replace(links, key=link_key)
     tile = jax.vmap(tile_at, (0, None if database is None else 0))(schema, j)
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     if streams:
         parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
-    elif database is None:
-        parent_row = jax.vmap(lambda x, p: x[:, jnp.clip(p, 0, x.shape[1] - 1)])(links.parent_row, position)
     else:
-        at = jnp.clip(position, 0, capacity.rows - 1)[:, None, :]
-        k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)[None, :, None]
-        parent_row = links.parent_row[database[:, None, None], k, at]
+        parent_row = rows_at(links.parent_row, database, position)
     table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
     time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
-    nodes = {name: _at(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
-    nodes |= {name: _at(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
-    every = _at(scm.node_count, tile.table)
+    nodes = {name: at_own(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
+    nodes |= {name: at_own(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
+    every = at_own(scm.node_count, tile.table)
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     nodes["used"] = (nodes["used"] | (state.signals.shape[1] > 0)) & (node < count[:, None])  # who asks for signals asks for all nodes
@@ -390,23 +358,23 @@ def _step(
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
     order = jnp.argsort(~jnp.any(nodes["used"], axis=0), stable=True).astype(jnp.int32)  # of a batch, what any of its databases uses
     node_step = functools.partial(_node, schema, state, context, order, capacity=capacity, loop=loop)
-    carry = state.lanes, state.signals, *(_of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
+    carry = state.lanes, state.signals, *(of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
     lanes, signals, shift, scale = loop(0, jnp.sum(jnp.any(nodes["used"], axis=0), dtype=jnp.int32), capacity.nodes, node_step, carry)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
-    own_table = _at(scm.column_marginal, tile.table), _at(scm.column_driver, tile.table)
+    own_table = at_own(scm.column_marginal, tile.table), at_own(scm.column_driver, tile.table)
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
     any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
-    own_cut = jnp.where(in_use, _at(scm.column_cut, tile.table), NO_CUT)
+    own_cut = jnp.where(in_use, at_own(scm.column_cut, tile.table), NO_CUT)
     any_cut = jnp.any(own_cut != NO_CUT)
     measures = context.tile.measures
-    knots = _of_lane(state.column_knots, database, tile.table)
+    knots = of_lane(state.column_knots, database, tile.table)
     ranked = any_marginal | any_driver | any_cut
     measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
-    most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), _at(schema.column_classes, tile.table), 0))
-    any_permuted = jnp.any((own_cut != NO_CUT) & (_at(scm.column_order, tile.table) == LabelOrder.PERMUTED))
+    most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), at_own(schema.column_classes, tile.table), 0))
+    any_permuted = jnp.any((own_cut != NO_CUT) & (at_own(scm.column_order, tile.table) == LabelOrder.PERMUTED))
     cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))
     seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, context.tile, seen, score, knots), lambda: seen)
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
@@ -414,16 +382,16 @@ def _step(
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
     return dataclasses.replace(
         state,
-        exports=_write(state.exports, exported, database, j),
+        exports=write_tile(state.exports, exported, database, j),
         lanes=lanes,
         signals=signals,
         column_knots=_put(state.column_knots, context, knots),
         node_shift=_put(state.node_shift, context, shift),
         node_scale=_put(state.node_scale, context, scale),
-        values=_write(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), database, out_tile),
-        missing=_write(state.missing, missing | tile.is_pilot[:, None, None], database, out_tile),
-        time=_write(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), database, out_tile),
-        told=tuple(_write(out, x, database, out_tile) for out, x in zip(state.told, (lanes, signals), strict=False)),
+        values=write_tile(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), database, out_tile),
+        missing=write_tile(state.missing, missing | tile.is_pilot[:, None, None], database, out_tile),
+        time=write_tile(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), database, out_tile),
+        told=tuple(write_tile(out, x, database, out_tile) for out, x in zip(state.told, (lanes, signals), strict=False)),
     )
 
 
@@ -495,7 +463,7 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
         def in_step() -> Any:  # count and tiles of a pass, databases side by side
             every = jnp.arange(tiles, dtype=jnp.int32)
             tables = jax.vmap(lambda j: jax.vmap(tile_at, (0, None))(schema, j).table)(every)  # [tiles, B]
-            again = jax.vmap(lambda t: jnp.any(_at(hears, t)))(tables) & (every < trips)
+            again = jax.vmap(lambda t: jnp.any(at_own(hears, t)))(tables) & (every < trips)
             order = jnp.argsort(~again, stable=True).astype(jnp.int32)  # tiles of the second pass first
             most = jnp.sum(again, dtype=jnp.int32)
             return lambda second: (jnp.where(second, most, trips), lambda i: (jnp.where(second, order[i], i), None))

@@ -19,6 +19,7 @@ from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, 
 from jaxrel.dealing import existing_rows, is_dealt
 from jaxrel.degrees import child_point, degree_laws, means_of
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.lanes import write_tile
 from jaxrel.prior import Prior
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, row_pair
 from jaxrel.schedule import schedule_tables
@@ -216,7 +217,7 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> 
             rows = _tile_links(schema, links, _flat(tables), place, tile, now)
             shown = tile.real if pilots else tile.real & ~tile.is_pilot[:, None]
             rows = jnp.where(shown[:, None, :], rows, jnp.int32(NO_ROW))
-            return jax.lax.dynamic_update_slice(out, rows, (0, 0, i * TILE)), tables
+            return write_tile(out, rows, None, i), tables
 
         if batch == 1 or not whole:
             last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
@@ -233,8 +234,7 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> 
             tile = jax.vmap(tile_at)(its_schema, work.tile)
             rows = _tile_links(its_schema, its_links, _flat(tables), work.database * keys, tile, now)
             rows = jnp.where(tile.real[:, None, :], rows, jnp.int32(NO_ROW))
-            by_tile = out.reshape(batch, keys, tiles, TILE)
-            return by_tile.at[work.database, :, work.tile].set(rows, mode="drop", unique_indices=True).reshape(out.shape), tables
+            return write_tile(out, rows, work.database, work.tile), tables
 
         return jax.lax.fori_loop(0, jnp.where(any_key, plan.count, 0), by_lanes, (out, tables))[0]
 
