@@ -211,7 +211,5 @@ def sample_dag(key: Array, layout: Array, n: Array, capacity: int, prior: Layout
     """
     i = jnp.arange(capacity, dtype=jnp.int32)
     words = row_bits(named_key(key, "pair"), i[None, :], i[:, None])
-    adjacency = jnp.zeros((capacity, capacity), bool)
-    for code, sampler in enumerate(SAMPLERS.values()):  # one layout is taken, so all may read the same words
-        adjacency = jnp.where(layout == code, sampler(key, n, words, prior), adjacency)
-    return _connect(key, adjacency, n)
+    # one layout is taken, so all may read the same words
+    return _connect(key, jax.lax.switch(layout, list(SAMPLERS.values()), key, n, words, prior), n)

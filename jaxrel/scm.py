@@ -8,6 +8,7 @@ all columns where the prior asks for one.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -48,7 +49,7 @@ from jaxrel.types import (
 
 __all__ = ["sample_scm"]
 
-_EDGES_AT_ONCE = 2048
+_EDGES_AT_ONCE = 256
 _DAY = 86_400
 
 
@@ -200,6 +201,19 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, s
     )
 
 
+def _table_graphs(keys: Array, prior: Prior, capacity: Capacity, schema: Schema, styles: Style) -> _TableGraph:
+    """The graphs of all tables, [T] each. One table after another: a branch is then one layout, where a batch of tables makes all seven."""
+    tables = jnp.arange(capacity.tables, dtype=jnp.int32)
+
+    def graph(table: Array) -> _TableGraph:
+        return _table_graph(keys[table], prior, capacity, schema, styles, table)
+
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(graph, tables[0]))
+    nothing = jnp.full(AGGREGATES, NO_TABLE, jnp.int32)
+    blank = dataclasses.replace(blank, aggregates=blank.aggregates | {"aggregate_table": nothing}, fits=jnp.ones((), bool))
+    return jax.lax.map(lambda table: jax.lax.cond(table < schema.table_count, graph, lambda _: blank, table), tables)
+
+
 def _used_nodes(graph: _TableGraph, observed: Array, parent: Array) -> Array:
     """bool[T, N]: nodes that columns or other tables show something of. ``parent``: i32[T, N], where the keys of gathers lead to."""
     T, N = observed.shape
@@ -242,7 +256,7 @@ def _days(schema: Schema) -> tuple[Array, Array]:
 
 @functools.cache
 def _sample_edges(capacity: Capacity) -> Any:
-    """The mechanisms of the edges in use, some thousand at a time: a capacity holds many times the edges of a usual schema."""
+    """The mechanisms of the edges in use, some hundred at a time: a capacity holds many times the edges of a usual schema."""
     size = min(_EDGES_AT_ONCE, capacity.edges)
 
     def some(
@@ -317,7 +331,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     table_key = named_key(key, "table", schema.table_id)
     styles = sample_style(key, schema.table_id, law.style, SCM_RANGES, SCM_CHOICES)
     style = styles.of(t[:, None])
-    graph = jax.vmap(_table_graph, (0, None, None, None, None, 0))(table_key, prior, capacity, schema, styles, t)
+    graph = _table_graphs(table_key, prior, capacity, schema, styles)
 
     node_key = named_key(table_key[:, None], "node", i)
     drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes}, style=style)

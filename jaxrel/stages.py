@@ -51,14 +51,15 @@ class Plan:
 
 # The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
 # without optimisation, for which a first run waits less; and a user's schema goes through the very same programs. Of an SCM of many wide
-# tables that would cost more than it saves: drawing it takes 80 ms instead of 360.
+# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. XLA's older emitters of fusions, gone in the course of
+# JAX 0.11, compile in two thirds of the time; what they emit for schema and SCM is as fast, but slower for rows and links.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
-_QUICK = {"xla_backend_optimization_level": 1}
+_EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 _MANY_NODES = 1024  # of all tables
 _WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED | _EMITTERS)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
     return sample_schema(database_key(root, index), prior, capacity)
 
@@ -103,7 +104,9 @@ def _chunk(
     return stream_rows(database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
 
 
-_few_scm, _many_scm = (jax.jit(_scm, static_argnames="capacity", compiler_options=how) for how in (_UNOPTIMISED, _QUICK))
+_few_scm, _many_scm = (
+    jax.jit(_scm, static_argnames="capacity", compiler_options={"xla_backend_optimization_level": level} | _EMITTERS) for level in (0, 1)
+)
 
 
 def _scm_at(capacity: Capacity) -> Any:
