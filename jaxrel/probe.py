@@ -159,7 +159,7 @@ def judge(values: Array, missing: Array, label: Array, labelled: Array, train: A
     varied_enough = (share(fitted) <= varied) & (share(other) <= varied)
     few = jnp.clip(jnp.sum(if_class, axis=0), 1.0, jnp.maximum(n - 1.0, 1.0))
     error = jnp.sqrt((n + 1.0) / (12.0 * few * jnp.maximum(n - few, 1.0)))  # of an AUROC, where nothing is learnt (Mann and Whitney, 1947)
-    error = jnp.min(jnp.where(enough, error, 1.0))
+    error = jnp.sum(jnp.where(enough, error, 0.0)) / jnp.maximum(groups, 1.0) / jnp.sqrt(jnp.maximum(groups / 2.0, 1.0))  # of their mean
     least = jnp.where(classes > 0, 0.5 + jnp.maximum(_ERRORS * error, 0.06), jnp.maximum(_ERRORS / jnp.sqrt(jnp.maximum(n, 1.0)), 0.12))
     passed = (jnp.sum(fitted) >= _LEAST_TRAIN) & (n >= _LEAST_OTHER) & varied_enough
     return score, passed & (score >= least) & (score <= _TOO_EASY) & (most < LEAK)
