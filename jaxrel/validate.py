@@ -360,12 +360,13 @@ def _task(folder: Path, specs: Mapping[str, Any]) -> Lines:
 
 def _labels(folder: Path, task: Path) -> Lines:
     """The labels that are stored are those of the database. Other people's tasks may need what only RelBench gives them."""
-    if not (folder / DIGEST_FILE).exists():
+    manifest = yaml.safe_load((task / "manifest.yaml").read_text(encoding="utf-8"))
+    if manifest["kind"] == "external" or not (folder / DIGEST_FILE).exists():
         return
     from jaxrel.benchmark import SPLITS, regenerate_labels  # DuckDB loads only where there are tasks
 
     try:
-        again = regenerate_labels(folder, yaml.safe_load((task / "manifest.yaml").read_text(encoding="utf-8")))
+        again = regenerate_labels(folder, manifest)
     except Exception as error:
         yield f"tasks/{task.name}: labels cannot be regenerated ({_brief(error)})"
         return
