@@ -245,14 +245,14 @@ def test_the_gate(verdict: Any) -> None:
     missing[:, 40:] = True  # features that a database has no use for
     x = np.where(missing, 0, x).astype(np.float32)
     signal = np.where(missing[:, 5], 0, x[:, 5]) + np.where(missing[:, 6], 0, x[:, 6]) ** 2
-    noisy = (signal + rng.normal(size=n)).astype(np.float32)
+    noisy = (signal + 0.5 * rng.normal(size=n)).astype(np.float32)
     train, labelled = np.arange(n) < 250, rng.random(n) < 0.95
 
     def judged(label: Any, classes: int, values: Any = x, labels: Any = labelled) -> tuple[float, bool]:
         score, passed = verdict(values, missing, np.asarray(label, np.float32), labels, train, np.int32(classes))
         return float(score), bool(passed)
 
-    assert judged(noisy, 0)[1] and judged(noisy > 1, 2)[1] and judged(np.digitize(noisy, [0, 1, 2]), 4)[1]
+    assert judged(noisy, 0)[1] and judged(noisy > 1, 2)[1] and judged(np.digitize(noisy, np.quantile(noisy, [0.25, 0.5, 0.75])), 4)[1]
     assert 0.4 < judged(noisy, 0)[0] < 0.9
     for label, classes in ((rng.normal(size=n), 0), (rng.random(n) < 0.5, 2), (rng.integers(0, 4, n), 4)):
         assert not judged(label, classes)[1], "noise"
