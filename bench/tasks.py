@@ -5,7 +5,7 @@ python bench/tasks.py --databases 40 --tasks 3 --out figures.json
 Every figure is of tasks that the gate let through. *Learnable*: the predictions of a boosted tree (scikit-learn's, fitted to the training
 rows of an episode, depth 2) for the later rows rank the labels better than in 195 of 200 shuffles of them. *Leak*: a single feature with an
 AUROC (of any class of at least five rows against the others; rank correlation for numbers) of at least 0.98 over all labelled rows of the
-episode, twice as many as the gate looked at. *At distance 2*: the causal graph has a cause of the label, seen in a column, two foreign keys
+episode. *At distance 2*: the causal graph has a cause of the label, seen in a column, two foreign keys
 away or more, counted from the entity (a forecast's own children are one away); *nothing nearer*: all of them are.
 """
 
@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import os
 import tempfile
 import time
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a tree of a thousand rows gains nothing from threads, and loses where cores are shared
 
 import jax
 import networkx as nx
@@ -71,17 +74,16 @@ def is_learnable(predicted: np.ndarray, label: np.ndarray, classes: int) -> bool
     return sum(quality(predicted, rng.permutation(label), classes) >= score for _ in range(SHUFFLES)) <= 0.025 * SHUFFLES
 
 
-def leaks(X: np.ndarray, y: np.ndarray, classes: int) -> bool:
-    """Whether a single feature separates the labels; missing ones are below all."""
-    X = np.where(np.isnan(X), -np.inf, X)
-    targets = [y == c for c in range(classes) if 5 <= (y == c).sum() <= y.size - 5]
-    for x in X.T[[np.ptp(np.unique(x, return_inverse=True)[1]) > 0 for x in X.T]]:
-        if not classes:
-            if abs(spearmanr(rankdata(x), y)[0]) >= LEAK:
-                return True
-        elif any(max(a, 1 - a) >= LEAK for a in (auroc(x, t) for t in targets)):
-            return True
-    return False
+def leaking(X: np.ndarray, y: np.ndarray, classes: int) -> list[tuple[int, int, float]]:
+    """Single features that separate the labels, with the class (0: a number) and how well; missing ones are below all."""
+    X, out = np.where(np.isnan(X), -np.inf, X), []
+    targets = [c for c in range(classes) if 5 <= (y == c).sum() <= y.size - 5]
+    for f, x in enumerate(X.T):
+        if (x == x[0]).all():
+            continue
+        each = [(c, auroc(x, y == c)) for c in targets] if classes else [(0, float(spearmanr(rankdata(x), y)[0]))]
+        out += [(f, c, round(a, 4)) for c, a in each if (max(a, 1 - a) if classes else abs(a)) >= LEAK]
+    return out
 
 
 def distances(db: Database, task: Task) -> list[int]:
@@ -120,8 +122,36 @@ def same_labels(folder: Path) -> tuple[int, int]:
     return len(dataset.get_task_names()), equal
 
 
-def measure(preset: Any, databases: int, tasks: int, seed: int) -> dict[str, Any]:
-    """All figures."""
+def summarise(count: Any, kinds: Any, scores: list[dict[str, Any]], seconds: Any) -> dict[str, Any]:
+    """The figures so far."""
+
+    def lift(score: dict[str, Any]) -> np.ndarray:  # 0 is chance, 1 is perfect
+        depth = np.array(score["depth"])
+        return 2 * depth - 1 if score["classes"] else depth
+
+    def by_depth(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+        lifts = np.array([lift(score) for score in chosen]).reshape(-1, 3)
+        return (
+            {"tasks": len(chosen), "mean": lifts.mean(axis=0).round(3).tolist(), "depth 2 wins": int((lifts[:, 2] > lifts[:, 0]).sum())}
+            if chosen
+            else {}
+        )
+
+    return {
+        **count,
+        "kinds": dict(kinds.most_common()),
+        "measured": len(scores),
+        "learnable": sum(score["learnable"] for score in scores),
+        "leaks": sum(bool(score["leaks"]) for score in scores),
+        "by depth 0, 1, 2": by_depth(scores),
+        "at distance 2": by_depth([score for score in scores if score["farthest"] >= 2]),
+        "nothing nearer": by_depth([score for score in scores if score["nearest"] >= 2]),
+        "seconds": {name: round(x, 1) for name, x in seconds.items()},
+    }
+
+
+def measure(preset: Any, databases: int, tasks: int, seed: int, out: Path | None) -> dict[str, Any]:
+    """All figures, kept after each database."""
     capacity, root = preset.capacity, seed_key(seed)
     jit = partial(jax.jit, compiler_options=jaxrel.COMPILER_OPTIONS)
     sample = jit(lambda i: jaxrel.sample_database(database_key(root, i), preset.prior, capacity))
@@ -170,42 +200,22 @@ def measure(preset: Any, databases: int, tasks: int, seed: int) -> dict[str, Any
             near = distances(host, task)
             scores.append(
                 {
+                    "rows of classes": np.bincount(y[train | query].astype(int)).tolist() if classes else [],
                     "database": i,
                     "kind": kind.name,
                     "classes": classes,
                     "depth": [quality(p, y[query], classes) for p in of_depth],
                     "learnable": bool(is_learnable(of_depth[2], y[query], classes)),
-                    "leak": bool(leaks(X[train | query], y[train | query], classes)),
+                    "leaks": leaking(X[train | query], y[train | query], classes),
                     "nearest": min(near, default=-1),
                     "farthest": max(near, default=-1),
                 }
             )
+        figures = summarise(count, kinds, scores, seconds)
+        if out is not None:
+            out.write_text(json.dumps({**figures, "scores": scores}, indent=1) + "\n")
         print(f"{i}: {len(found)} tasks, {dict(seconds)}", flush=True)
-
-    def lift(score: dict[str, Any]) -> np.ndarray:  # 0 is chance, 1 is perfect
-        depth = np.array(score["depth"])
-        return 2 * depth - 1 if score["classes"] else depth
-
-    def by_depth(chosen: list[dict[str, Any]]) -> dict[str, Any]:
-        lifts = np.array([lift(score) for score in chosen]).reshape(-1, 3)
-        return (
-            {"tasks": len(chosen), "mean": lifts.mean(axis=0).round(3).tolist(), "depth 2 wins": int((lifts[:, 2] > lifts[:, 0]).sum())}
-            if chosen
-            else {}
-        )
-
-    return {
-        **count,
-        "kinds": dict(kinds.most_common()),
-        "measured": len(scores),
-        "learnable": sum(score["learnable"] for score in scores),
-        "leaks": sum(score["leak"] for score in scores),
-        "by depth 0, 1, 2": by_depth(scores),
-        "at distance 2": by_depth([score for score in scores if score["farthest"] >= 2]),
-        "nothing nearer": by_depth([score for score in scores if score["nearest"] >= 2]),
-        "seconds": {name: round(x, 1) for name, x in seconds.items()},
-        "scores": scores,
-    }
+    return figures
 
 
 def main() -> None:
@@ -218,10 +228,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figures = measure(jaxrel.presets.load(arguments.preset), arguments.databases, arguments.tasks, arguments.seed)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps({name: value for name, value in figures.items() if name != "scores"}, indent=1))
+        figures = measure(jaxrel.presets.load(arguments.preset), arguments.databases, arguments.tasks, arguments.seed, arguments.out)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

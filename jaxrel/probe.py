@@ -20,7 +20,7 @@ from jax import Array
 __all__ = ["CLASSES", "LEAK", "judge", "judge_links", "separation"]
 
 CLASSES = 16  # most classes of a task
-LEAK = 0.98  # a single feature of this AUROC or absolute rank correlation is the label in another form
+LEAK = 0.97  # a single feature of this AUROC or absolute rank correlation; 0.98 would be the label in another form, less some chance
 _TOO_EASY = 0.985  # of the probe
 _LEAST_TRAIN, _LEAST_OTHER = 40, 20  # labelled rows
 _LEAST_CLASS = 5  # rows of a class, and of all others, that an AUROC is taken of

@@ -38,7 +38,6 @@ __all__ = ["ALL_KINDS", "Measure", "Split", "Task", "TaskKind", "sample_task"]
 NO_COLUMN = -1
 _PROPOSALS = 8  # pairs of entity and seed time looked at for each row of a task, most
 _PIECE = 4096  # children read at once
-_PROBED = 512  # rows that the gate looks at
 _WINDOWS = (1, 1, 2, 2, 4, 8)  # the window is the longest that fits, divided by one of these
 
 
@@ -367,29 +366,20 @@ def _labels(key: Array, db: Database, totals: ChildTotals, of: Task, rows: _Rows
     )
 
 
-def _probed(rows: int) -> list[int]:
-    """The rows that the gate looks at: the first of each split."""
-    sizes, few = _sizes(rows), _sizes(min(rows, _PROBED))
-    return [sum(sizes[:s]) + i for s in range(3) for i in range(few[s])]
-
-
 def _gate(db: Database, totals: ChildTotals, task: Task, rows: _Rows) -> Task:
     """The task with its score, and whether it is kept."""
-    at = jnp.asarray(_probed(task.row.shape[0]), jnp.int32)
-    row, seed_time, label, labelled, split = (x[at] for x in (task.row, task.seed_time, task.label, task.labelled, task.split))
-    train = split == Split.TRAIN
+    train = task.split == Split.TRAIN
     links = task.kind == TaskKind.RECOMMENDATION
 
     def of_links() -> tuple[Array, Array]:
         last, past = rows.start + rows.past - 1, rows.past > 0
         repeated = _other(db, totals, task, last, past)
         to = jnp.maximum(db.schema.fk_parent[jnp.maximum(task.child, 0), task.other_fk], 0)
-        trained = task.labelled & (task.split == Split.TRAIN)
-        return judge_links(task.label, task.labelled, trained, repeated.astype(jnp.float32), db.schema.row_count[to])
+        return judge_links(task.label, task.labelled, task.labelled & train, repeated.astype(jnp.float32), db.schema.row_count[to])
 
     def of_labels() -> tuple[Array, Array]:
-        seen = row_features(db, task.table, row, seed_time, totals, hidden=task.hidden)
-        return judge(seen.values, seen.missing, label, labelled, train, task.classes)
+        seen = row_features(db, task.table, task.row, task.seed_time, totals, hidden=task.hidden)
+        return judge(seen.values, seen.missing, task.label, task.labelled, train, task.classes)
 
     score, passed = jax.lax.cond(links, of_links, of_labels)
     return dataclasses.replace(task, score=score, passed=passed & (task.table != NO_TABLE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +98,39 @@ def matches(task: Task, label: float, of_file: Any, catalog: Catalog) -> bool:
     return bool(np.isclose(label, of_file, rtol=1e-6, atol=0) if measure == Measure.NEXT else np.float32(of_file) == label)
 
 
+def compare(db: Database, tasks: Iterable[Task], folder: Path) -> collections.Counter[Any]:
+    """Every label with the SQL's; how many were compared, by kind and measure."""
+    catalog, seen = Catalog.default(db.schema), collections.Counter[Any]()
+    for task in filter(drawn, tasks):
+        manifest = describe_task(task, db, catalog)
+        expected = by_row(regenerate_labels(folder, manifest), manifest)
+        there = task.row != NO_ROW
+        columns = (x[there].tolist() for x in (task.row, task.seed_time, task.label, task.labelled, task.split))
+        for row, time, label, labelled, split in zip(*columns, strict=True):
+            found = expected.get((split, row, time))
+            assert (found is not None) == labelled, (manifest, row, time)
+            assert not labelled or matches(task, np.float32(label), found, catalog), (manifest, row, time, label, found)
+            seen[int(task.kind), int(task.measure)] += int(labelled)
+    return seen
+
+
 def test_labels_are_those_of_the_sql(some: list[Database], tasks: list[list[Task]], folders: list[Path]) -> None:
-    seen: collections.Counter[Any] = collections.Counter()
-    for db, of_database, folder in zip(some, tasks, folders, strict=True):
-        catalog = Catalog.default(db.schema)
-        for task in filter(drawn, of_database):
-            manifest = describe_task(task, db, catalog)
-            expected = by_row(regenerate_labels(folder, manifest), manifest)
-            there = task.row != NO_ROW
-            for row, time, label, labelled, split in zip(
-                *(x[there].tolist() for x in (task.row, task.seed_time, task.label, task.labelled, task.split)), strict=True
-            ):
-                found = expected.get((split, row, time))
-                assert (found is not None) == labelled, (manifest, row, time)
-                assert not labelled or matches(task, np.float32(label), found, catalog), (manifest, row, time, label, found)
-                seen[int(task.kind), int(task.measure)] += int(labelled)
+    seen = sum((compare(*of_one) for of_one in zip(some, tasks, folders, strict=True)), collections.Counter[Any]())
     assert {(kind, 0) for kind in TaskKind} <= set(seen) and {(TaskKind.FORECAST, m) for m in Measure} <= set(seen), seen
     assert all(count >= 20 for count in seen.values()), seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "plurel"])
+def test_labels_of_richer_priors_are_those_of_the_sql(name: str, tmp_path: Path) -> None:
+    def of_one(key: Any, db: Database) -> Task:
+        return sample_task(key, db, small(name).capacity, rows=ROWS, tries=1, timed=True)
+
+    program, seen = traced_once(of_one), collections.Counter[Any]()
+    for i, db in enumerate(list(each(databases(name)))[:4]):
+        folder = write_relbench(db, tmp_path / f"jaxrel-{i}")
+        seen += compare(db, [jax.device_get(program(key, db)) for key in keys()[0]], folder)
+    assert sum(seen.values()) > 2000 and len(seen) > 6, seen
 
 
 def test_rows_are_distinct_and_in_their_split(some: list[Database], tasks: list[list[Task]]) -> None:
@@ -349,3 +366,34 @@ def test_real_data_and_tables_without_times() -> None:
     with pytest.raises(UserError, match="has no time column|other units"):
         describe_task(task, real.database, real.catalog)
     assert write_tasks(Path("nowhere"), [task], real.database, real.catalog) == []
+
+
+@pytest.mark.slow
+def test_the_capacity_does_not_choose_the_task() -> None:
+    """The same data in larger arrays: the same descriptions, rows and labels."""
+    rng = np.random.default_rng(1)
+    shop = pd.DataFrame({"code": np.arange(200), "size": rng.normal(size=200)})
+    at, n = (200 * rng.random(4000) ** 2).astype(int), 4000
+    day = pd.Timestamp("2020-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 1000 * DAY, n)), unit="s")
+    sale = pd.DataFrame({"shop": at, "amount": rng.normal(size=n) + shop["size"].to_numpy()[at], "day": day})
+    frames = {"shop": shop, "sale": sale}, {"shop": "code"}, {"sale": {"shop": "shop"}}, {"sale": "day"}
+    least = jaxrel.from_pandas(*frames)
+    sizes = least.capacity
+    larger = dataclasses.replace(sizes, tables=5, columns=4, foreign_keys=3, rows=2 * sizes.rows)
+    forecasts = 0
+    programs = [
+        (real.database, jax.jit(lambda key, db, c=real.capacity: sample_task(key, db, c, rows=ROWS, tries=1)))
+        for real in (least, jaxrel.from_pandas(*frames, capacity=larger))
+    ]
+    for key in keys()[0]:
+        a, b = (jax.device_get(program(key, db)) for db, program in programs)
+        forecasts += int(a.kind == TaskKind.FORECAST)
+        for field in dataclasses.fields(Task):
+            x, y = getattr(a, field.name), getattr(b, field.name)
+            if field.name in ("label", "score"):
+                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+            elif field.name == "hidden":
+                np.testing.assert_array_equal(x, y[: x.shape[0], : x.shape[1]])
+            else:
+                np.testing.assert_array_equal(x, y, err_msg=field.name)
+    assert 3 <= forecasts < DRAWS
