@@ -33,8 +33,13 @@ _RIDGE = 0.3
 
 def _ranks(x: Array, there: Array) -> Array:
     """f32[n, m]: for each cell of f32[n, m], how many of the rows that are there have less in its column; equal ones count half."""
-    less, same = x[None] < x[:, None], x[None] == x[:, None]  # [row, other row, m]
-    return jnp.sum((less.astype(jnp.float32) + 0.5 * same.astype(jnp.float32)) * there[None, :, None], axis=1)
+    ordered = jnp.sort(jnp.where(there[:, None] > 0, x, jnp.inf).T, axis=1)
+
+    def of_column(ordered: Array, x: Array) -> Array:
+        less, no_more = (jnp.searchsorted(ordered, x, side=side).astype(jnp.float32) for side in ("left", "right"))
+        return 0.5 * (less + no_more)
+
+    return jax.vmap(of_column)(ordered, x.T).T
 
 
 def _targets(label: Array, there: Array, classes: Array) -> Array:
