@@ -190,7 +190,8 @@ def judge_links(label: Array, labelled: Array, train: Array, last: Array, parent
     popular = jnp.sum((same @ fitted) * other) / jnp.maximum(n * m, 1.0)
     again = jnp.sum((last == label).astype(jnp.float32) * other) / jnp.maximum(n, 1.0)
     commonest = jnp.max((same @ fitted) * fitted) / jnp.maximum(m, 1.0)
-    score = jnp.maximum(popular, again) * jnp.asarray(parents).astype(jnp.float32)
-    hits = jnp.maximum(popular * jnp.minimum(n, m), again * n)  # so few may be chance
+    wide = jnp.asarray(parents).astype(jnp.float32)
+    preferred = (popular * wide >= 1.3) & (popular * n * m >= 50.0)  # pairs of equal labels: fewer may be chance
+    loyal = (again * wide >= 1.3) & (again * n >= 5.0)
     passed = (m >= _LEAST_TRAIN) & (n >= _LEAST_OTHER) & (commonest <= _COMMONEST) & (again < LEAK)
-    return score, passed & (score >= 1.3) & (hits >= 3.0)
+    return jnp.maximum(popular, again) * wide, passed & (preferred | loyal)
