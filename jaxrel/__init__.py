@@ -7,6 +7,8 @@ from jaxrel.children import child_span as child_span
 from jaxrel.children import children_until as children_until
 from jaxrel.children import index_children as index_children
 from jaxrel.database import sample_database as sample_database
+from jaxrel.episodes import Episode as Episode
+from jaxrel.episodes import sample_episode as sample_episode
 from jaxrel.features import Features as Features
 from jaxrel.features import feature_count as feature_count
 from jaxrel.features import feature_names as feature_names
@@ -26,6 +28,11 @@ from jaxrel.scm import sample_scm as sample_scm
 from jaxrel.simulation import explain_rows as explain_rows
 from jaxrel.simulation import simulate as simulate
 from jaxrel.simulation import simulate_rows as simulate_rows
+from jaxrel.tasks import Measure as Measure
+from jaxrel.tasks import Split as Split
+from jaxrel.tasks import Task as Task
+from jaxrel.tasks import TaskKind as TaskKind
+from jaxrel.tasks import sample_task as sample_task
 from jaxrel.totals import total_children as total_children
 from jaxrel.types import SCM as SCM
 from jaxrel.types import Capacity as Capacity

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--chunk-rows", type=_whole(1), metavar="N", help="rows computed at once of a database larger than memory (default: 262144)"
     )
+    generate.add_argument("--tasks", type=_whole(0), default=0, metavar="K", help="prediction tasks of each database, most (default: 0)")
     generate.add_argument(
         "--executor",
         choices=("local", "distributed", "ray"),
@@ -243,6 +244,7 @@ def _write_databases(arguments: argparse.Namespace) -> int:
             format=arguments.format,
             overwrite=arguments.overwrite,
             chunk_rows=arguments.chunk_rows or engine.CHUNK_ROWS,
+            tasks=arguments.tasks,
             progress=progress,
             programs=_program_folder(),
             **more,

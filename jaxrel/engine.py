@@ -34,7 +34,7 @@ from jaxrel.processes import own_devices, own_share
 from jaxrel.random import STREAM_VERSION, seed_key
 from jaxrel.stages import Made, Plan, Stages
 from jaxrel.streaming import CHUNK_ROWS
-from jaxrel.types import TILE, Capacity, Database, Schema, tiles_of
+from jaxrel.types import HUGE, TILE, Capacity, Database, Schema, tiles_of
 
 __all__ = ["FORMATS", "Report", "Source", "generate", "outstanding"]
 
@@ -42,6 +42,7 @@ FORMATS = ("relbench", "plain")
 Source = presets.Preset | tuple[Prior, Capacity] | tuple[Schema, Catalog]
 _MOST_SEEDS = 1 << 32  # a seed is one key word
 _MOST_INDICES = 1 << 31  # an index is folded in as a non-negative int32
+_MOST_TASKS = 100  # of a database
 _TICK = 0.5  # seconds between two looks of the progress bar
 
 
@@ -55,6 +56,8 @@ class Report:
         skipped: found whole.
         rows: of the databases written.
         cells: values of their keys, times and feature columns.
+        tasks: of the databases written.
+        tasks_wanted: asked for, for these databases; fewer are written where the gate let fewer through.
         seconds: since the run began, compilation included.
     """
 
@@ -63,6 +66,8 @@ class Report:
     skipped: int = 0
     rows: int = 0
     cells: int = 0
+    tasks: int = 0
+    tasks_wanted: int = 0
     seconds: float = 0.0
 
     @property
@@ -90,7 +95,7 @@ def _plain_lanes(prior: Prior) -> Prior:
     return dataclasses.replace(prior, scm=scm)
 
 
-def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None, chunk_rows: int) -> Plan:
+def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None, chunk_rows: int, tasks: int) -> Plan:
     versions = {"stream_version": STREAM_VERSION, "jaxrel": __version__, "jax": jax.__version__}
     if isinstance(source, tuple) and isinstance(source[0], Schema):
         schema, words = source
@@ -108,10 +113,18 @@ def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None
         schema, format = None, format or "relbench"
     if format not in FORMATS:
         raise UserError(f"format: {format!r} is unknown; use one of {', '.join(FORMATS)}")
-    return Plan(prior, schema, capacity, {"seed": seed, "format": format, **identity, **versions}, catalog, format, chunk_rows)
+    if tasks and format != "relbench":
+        raise UserError(f"tasks: {tasks} are asked for in the format {format!r}, but only RelBench's has tasks; use --format relbench")
+    if tasks and capacity.rows > HUGE:
+        raise UserError(
+            f"tasks: databases of more than {HUGE:,} rows are never in memory as a whole, so they have no tasks; ask for fewer rows"
+        )
+    asked = {"tasks": tasks} if tasks else {}
+    digest = {"seed": seed, "format": format, **asked, **identity, **versions}
+    return Plan(prior, schema, capacity, digest, catalog, format, chunk_rows, tasks)
 
 
-def _check_arguments(seed: int, databases: int, start: int, prefix: str, chunk_rows: int) -> None:
+def _check_arguments(seed: int, databases: int, start: int, prefix: str, chunk_rows: int, tasks: int) -> None:
     if not 0 <= seed < _MOST_SEEDS:
         raise UserError(f"seed: {seed} is outside 0…{_MOST_SEEDS - 1}")
     if databases < 1:
@@ -122,6 +135,8 @@ def _check_arguments(seed: int, databases: int, start: int, prefix: str, chunk_r
         raise UserError(f"name: {prefix!r} is no folder name; use letters, digits, '_', '-' and '.', with a letter or digit first")
     if chunk_rows < TILE or chunk_rows % TILE:
         raise UserError(f"chunk rows: {chunk_rows} is not a multiple of {TILE}; use {max(tiles_of(chunk_rows), 1) * TILE}")
+    if not 0 <= tasks <= _MOST_TASKS:
+        raise UserError(f"tasks: {tasks} is outside 0…{_MOST_TASKS} for a database")
     if "synthetic" in prefix.lower():
         raise UserError(f"name: {prefix!r} contains 'synthetic', and the relational transformer skips such folders; choose another")
 
@@ -158,6 +173,7 @@ def outstanding(
     catalog: Catalog | None = None,
     overwrite: bool = False,
     chunk_rows: int = CHUNK_ROWS,
+    tasks: int = 0,
 ) -> list[int]:
     """What `generate` would compute, whichever process does it.
 
@@ -170,8 +186,8 @@ def outstanding(
     Raises:
         UserError: as `generate` does before it computes anything.
     """
-    _check_arguments(seed, databases, start, prefix, chunk_rows)
-    digest = _plan(source, catalog, seed, format, chunk_rows).digest
+    _check_arguments(seed, databases, start, prefix, chunk_rows, tasks)
+    digest = _plan(source, catalog, seed, format, chunk_rows, tasks).digest
     return _outstanding(Path(out), prefix, range(start, start + databases), digest, overwrite)
 
 
@@ -305,6 +321,7 @@ def generate(
     catalog: Catalog | None = None,
     overwrite: bool = False,
     chunk_rows: int = CHUNK_ROWS,
+    tasks: int = 0,
     progress: Callable[[Report], None] | None = None,
     programs: str | os.PathLike[str] | None = None,
     threads: int | None = None,
@@ -330,6 +347,8 @@ def generate(
         overwrite: replace databases of another run.
         chunk_rows: rows computed at once of a database of more than `jaxrel.types.HUGE` rows, whose cells are never in memory as a whole;
             a multiple of 1,024. It bounds memory and changes no value.
+        tasks: prediction tasks of each database, most: as many distinct ones are written as `jaxrel.sample_task` lets through in eight
+            tries for each.
         progress: called with the report so far, after each database and twice a second between.
         programs: folder in which compiled programs are kept for later processes; the command line gives one.
         threads: how many cores are used; None uses all. On a CPU each computes a database at a time, elsewhere each device does.
@@ -342,8 +361,8 @@ def generate(
     """
     began = time.monotonic()
     out = Path(out)
-    _check_arguments(seed, databases, start, prefix, chunk_rows)
-    plan = _plan(source, catalog, seed, format, chunk_rows)
+    _check_arguments(seed, databases, start, prefix, chunk_rows, tasks)
+    plan = _plan(source, catalog, seed, format, chunk_rows, tasks)
     indices = own_share(range(start, start + databases))
     todo = _outstanding(out, prefix, indices, plan.digest, overwrite)
     report = Report(len(indices), skipped=len(indices) - len(todo), seconds=time.monotonic() - began)
@@ -362,11 +381,11 @@ def generate(
             raise UserError(f"database {index} of seed {seed} does not fit its capacity; raise [capacity] in the configuration")
         return made
 
-    def write(index: int, made: Made) -> tuple[int, int]:
+    def write(index: int, made: Made) -> tuple[int, int, int]:
         folder = out / f"{prefix}-{index}"
         with _enough_memory(index):  # of a database in passing, the rows are computed here
             _write(made, folder, plan, {**plan.digest, "index": index}, overwrite=folder.exists())
-        return _size(made.database, plan.catalog)
+        return *_size(made.database, plan.catalog), sum(1 for _ in folder.glob("tasks/*/manifest.yaml"))
 
     def tick() -> None:
         nonlocal report
@@ -389,8 +408,9 @@ def generate(
             for turn in range(computers):
                 idle.put(each[turn % len(each)])
             with _Pipeline(todo, compute, write, computers, writers) as pipeline:
-                for rows, cells in pipeline.results(tick):
-                    report = dataclasses.replace(report, written=report.written + 1, rows=report.rows + rows, cells=report.cells + cells)
+                for rows, cells, found in pipeline.results(tick):
+                    sums = {"written": 1, "rows": rows, "cells": cells, "tasks": found, "tasks_wanted": tasks}
+                    report = dataclasses.replace(report, **{name: getattr(report, name) + more for name, more in sums.items()})
                     tick()
     return report
 
@@ -398,5 +418,8 @@ def generate(
 def _write(made: Made, folder: Path, plan: Plan, digest: dict[str, Any], overwrite: bool) -> None:
     from jaxrel.relbench import write_plain, write_relbench  # Parquet and YAML load only when something is written
 
-    writer = write_relbench if plan.format == "relbench" else write_plain
-    writer(made.database, folder, plan.catalog, digest=digest, overwrite=overwrite, rows=made.rows)
+    how: dict[str, Any] = {"digest": digest, "overwrite": overwrite, "rows": made.rows}
+    if plan.format == "relbench":
+        write_relbench(made.database, folder, plan.catalog, **how, tasks=made.tasks)
+    else:
+        write_plain(made.database, folder, plan.catalog, **how)

@@ -28,8 +28,9 @@ def summary(report: Report) -> str:
     """
     skipped = f", {report.skipped:,} whole already" if report.skipped else ""
     noun = "database" if report.written == 1 else "databases"
+    tasks = f", {report.tasks:,} of {report.tasks_wanted:,} tasks" if report.tasks_wanted else ""
     return (
-        f"{report.written:,} {noun} written{skipped}, {report.rows:,} rows, {report.cells:,} cells in {report.seconds:.1f} s"
+        f"{report.written:,} {noun} written{skipped}, {report.rows:,} rows, {report.cells:,} cells{tasks} in {report.seconds:.1f} s"
         f" ({report.cells_per_second:,.0f} cells/s)"
     )
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from jaxrel.diagram import Box, draw
 from jaxrel.errors import UserError
 from jaxrel.files import atomic_folder, write_digest
 from jaxrel.random import STREAM_VERSION
-from jaxrel.types import MAX_FOREIGN_KEYS, Database, Kind, NodeKind
+from jaxrel.splits import DAY, split_days
+from jaxrel.tasks import Task
+from jaxrel.types import MAX_FOREIGN_KEYS, NO_TIME, Database, Kind, NodeKind
 
 __all__ = ["write_plain", "write_relbench"]
 
-_DAY = 86_400
 _GROUP = 1 << 20  # rows of a row group
 _SAMPLE = 1 << 20  # rows of a table that its columns' statistics are taken from, most
 _NO_TIME = ("2000-01-01", "2001-01-01")  # both clients want two dates, also where no table has a time; nothing is cut by them
@@ -41,6 +42,7 @@ def write_relbench(
     digest: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     rows: Iterable[TableRows] | None = None,
+    tasks: Sequence[Task] = (),
 ) -> Path:
     """Write a database as a RelBench dataset, whole or not at all.
 
@@ -51,6 +53,7 @@ def write_relbench(
         digest: what the database was made from, kept in ``jaxrel.json``; JSON values only.
         overwrite: replace an existing folder.
         rows: of a database that is computed in passing, its rows table by table, each from its first row on; ``db`` needs no cells then.
+        tasks: of the database, to be written as `jaxrel.benchmark.write_tasks` says.
 
     Returns:
         The folder.
@@ -94,6 +97,10 @@ def write_relbench(
         _write_text(target / "scores.json", json.dumps(_scores(db, catalog, tables), indent=1) + "\n")
         _write_text(target / "README.md", _card(name, catalog, tables, digest))
         _write_text(target / "schema.svg", draw(_boxes(catalog, tables)))
+        if tasks:
+            from jaxrel.benchmark import write_tasks  # DuckDB loads only when labels are asked for
+
+            write_tasks(target, tasks, db, catalog)
         write_digest(target, dict(digest or {}), _provenance(db, catalog, tables, "relbench"))
     return folder
 
@@ -169,7 +176,8 @@ def _write_tables(
                 table = convert(chunk)
                 file.write(table)
                 samples.append(table if stride == 1 else table.take(np.arange(-chunk.first % stride, table.num_rows, stride)))
-                times += [int(x) for x in chunk.time[[0, -1]]] if words.time_column is not None and table.num_rows else []
+                known = chunk.time[chunk.time != NO_TIME] if words.time_column is not None else chunk.time[:0]
+                times += [int(x) for x in known[[0, -1]]] if known.size else []
                 count += table.num_rows
         time = (times[0], times[-1]) if times else None
         written[words.name] = _Written(count, samples[0].schema, pa.concat_tables(samples), time)
@@ -220,12 +228,10 @@ def _cuts(tables: Mapping[str, _Written]) -> tuple[str, str]:
     if not timed:
         return _NO_TIME
     low, high = min(first for first, _ in timed), max(last for _, last in timed)  # rows are in the order of time
-    last = -(-high // _DAY) - 1  # the last midnight before the last event
-    test = min((low + (high - low) * 9 // 10) // _DAY, last)
-    val = min((low + (high - low) * 8 // 10) // _DAY, test - 1)
-    if val * _DAY <= low:
+    val, test, fine = (int(x[0]) for x in split_days(*(np.asarray([x], np.int32) for x in (low, high))))
+    if not fine:
         raise UserError(
-            f"the events of this database span {(high - low) // _DAY} days, and RelBench needs two midnights strictly between the first "
+            f"the events of this database span {(high - low) // DAY} days, and RelBench needs two midnights strictly between the first "
             "and the last, to cut at; ask for more rows, or write it plain (--format plain)"
         )
     return tuple(str(np.datetime64(day, "D")) for day in (val, test))  # type: ignore[return-value]

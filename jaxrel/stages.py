@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, Device
 
+from jaxrel.benchmark import is_distinct
 from jaxrel.catalog import Catalog
 from jaxrel.convert import TableRows
 from jaxrel.fleet import database_key
@@ -26,6 +27,8 @@ from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
 from jaxrel.simulation import Chunk, no_exports, simulate, stream_rows
 from jaxrel.streaming import is_huge, resident_capacity, stream_tables
+from jaxrel.tasks import Task, sample_task
+from jaxrel.totals import ChildTotals, total_children
 from jaxrel.types import HUGE, SCM, TILE, Capacity, Database, Links, Schema
 
 __all__ = ["Made", "Plan", "Stages"]
@@ -42,6 +45,7 @@ class Plan:
     catalog: Catalog | None
     format: str
     chunk_rows: int  # of a database that is computed in passing
+    tasks: int = 0  # prediction tasks of each database
 
     @property
     def may_be_huge(self) -> bool:
@@ -88,6 +92,17 @@ def _simulate(root: Array, index: Array, schema: Schema, links: Links, scm: SCM,
     return simulate(database_key(root, index), schema, links, scm, capacity)
 
 
+@partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+def _totals(simulate: Database) -> ChildTotals:
+    return total_children(simulate)
+
+
+@partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
+def _task(root: Array, index: Array, attempt: Array, simulate: Database, totals: ChildTotals, capacity: Capacity) -> Task:
+    key = named_key(database_key(root, index), "tasks", attempt)
+    return sample_task(key, simulate, capacity, tries=1, timed=True, totals=totals)
+
+
 @partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="exports", compiler_options=COMPILER_OPTIONS)
 def _chunk(
     root: Array,
@@ -121,6 +136,7 @@ def _in_passing(capacity: Capacity) -> dict[str, Any]:
     return {"laws": _laws, "scm": _scm_at(capacity), "chunk": _chunk}
 
 
+_TRIES = 8  # tasks that are looked at for each that is wanted, most
 _STATIC = ("capacity", "tiles")
 
 
@@ -130,6 +146,7 @@ class Made:
 
     database: Database
     rows: Iterator[TableRows] | None = None
+    tasks: tuple[Task, ...] = ()
 
 
 class Stages:
@@ -167,8 +184,8 @@ class Stages:
         plan = self._plan
         functions: dict[str, Any] = {"schema": _schema if plan.schema is None else _rekeyed}
         if not plan.may_be_huge:
-            functions |= _whole(plan.capacity)
-        known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
+            functions |= _whole(plan.capacity) | ({"totals": _totals, "task": _task} if plan.tasks else {})
+        known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema, "attempt": np.int32(0)}
         stages = self._compiled(plan.capacity, functions, **known)
         schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
         if plan.may_be_huge:
@@ -177,7 +194,19 @@ class Stages:
             stages = self._compiled(plan.capacity, _whole(plan.capacity), **known, schema=schema)
         links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
         scm = stages["scm"](root, index, plan.prior, schema)
-        return Made(jax.device_get(stages["simulate"](root, index, schema, links, scm)))
+        database = stages["simulate"](root, index, schema, links, scm)
+        return Made(jax.device_get(database), tasks=self._tasks(stages, root, index, database) if plan.tasks else ())
+
+    def _tasks(self, stages: dict[str, Callable[..., Any]], root: Array, index: np.int32, database: Database) -> tuple[Task, ...]:
+        """The first distinct tasks that the gate lets through."""
+        totals, found = stages["totals"](database), list[Task]()
+        for attempt in range(self._plan.tasks * _TRIES):
+            task: Task = jax.device_get(stages["task"](root, index, np.int32(attempt), database, totals))
+            if task.passed and is_distinct(task, found):
+                found.append(task)
+            if len(found) == self._plan.tasks:
+                break
+        return tuple(found)
 
     def _streamed(self, root: Array, index: np.int32, schema: Schema) -> Made:
         """A database whose rows are computed while they are written."""

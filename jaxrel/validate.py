@@ -143,7 +143,8 @@ def _relbench(folder: Path) -> Lines:
     yield from _guarded(partial(_timestamps, manifest, specs, tables), "manifest.yaml")
     yield from _guarded(partial(_scores, folder, specs, tables), "scores.json")
     for task in sorted((folder / "tasks").glob("*")):
-        yield from _guarded(partial(_task, task, specs), f"tasks/{task.name}")
+        lines = list(_guarded(partial(_task, task, specs), f"tasks/{task.name}"))
+        yield from lines or _guarded(partial(_labels, folder, task), f"tasks/{task.name}")
 
 
 def _manifest(folder: Path, manifest: Any) -> Lines:
@@ -355,6 +356,26 @@ def _task(folder: Path, specs: Mapping[str, Any]) -> Lines:
             index = pc.sort_indices(table, sort_keys=[(column, "ascending") for column in order])
             if not table.select(order).take(index).equals(table.select(order)):
                 yield f"{at}/{split}.parquet: is not sorted by {order[0]}, {order[1]}"
+
+
+def _labels(folder: Path, task: Path) -> Lines:
+    """The labels that are stored are those of the database. Other people's tasks may need what only RelBench gives them."""
+    manifest = yaml.safe_load((task / "manifest.yaml").read_text(encoding="utf-8"))
+    if manifest["kind"] == "external" or not (folder / DIGEST_FILE).exists():
+        return
+    from jaxrel.benchmark import SPLITS, regenerate_labels  # DuckDB loads only where there are tasks
+
+    try:
+        again = regenerate_labels(folder, manifest)
+    except Exception as error:
+        yield f"tasks/{task.name}: labels cannot be regenerated ({_brief(error)})"
+        return
+    for split in SPLITS:
+        path = task / f"{split}.parquet"
+        if not path.exists():
+            yield f"tasks/{task.name}/{split}.parquet: is missing"
+        elif pq.ParquetFile(path).read().to_pydict() != again[split].to_pydict():
+            yield f"tasks/{task.name}/{split}.parquet: has other labels than the database says"
 
 
 # plain

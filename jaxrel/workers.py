@@ -149,7 +149,7 @@ def generate_on_ray(
         workers: how many processes compute; they share the cores equally. None is one a core; one a GPU where JAX has a plugin for them.
         progress: called with the report so far as parts of the range are done.
         programs: folder in which the workers keep compiled programs.
-        settings: seed, prefix, format, catalog, overwrite and chunk_rows, as for `generate`.
+        settings: seed, prefix, format, catalog, overwrite, chunk_rows and tasks, as for `generate`.
 
     Returns:
         What was written and skipped by all workers together.
@@ -175,7 +175,7 @@ def generate_on_ray(
         settings |= {"threads": cores}
         actors = [remote.remote(_on_host(source), out, settings, cores) for _ in range(min(workers, len(parts)))]
         for done in _reports(ray, actors, parts):
-            sums = {name: getattr(report, name) + getattr(done, name) for name in ("written", "rows", "cells")}
+            sums = {name: getattr(report, name) + getattr(done, name) for name in ("written", "rows", "cells", "tasks", "tasks_wanted")}
             report = dataclasses.replace(report, **sums, seconds=time.monotonic() - began)
             if progress is not None:
                 progress(report)

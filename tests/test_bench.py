@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_database import fake_database
 
 import jaxrel
 from jaxrel.mechanisms import activate
@@ -20,6 +22,7 @@ from figures import table  # noqa: E402
 from numpy_kernel import ACTIVATION  # noqa: E402
 from roofline import bounds  # noqa: E402
 from scaling import tree  # noqa: E402
+from tasks import distances, is_learnable, leaking, quality  # noqa: E402
 from work import count  # noqa: E402
 
 EXOGENOUS, GATHER, MECHANISM = NodeKind.EXOGENOUS, NodeKind.GATHER, NodeKind.MECHANISM
@@ -118,3 +121,25 @@ def test_schemas_that_grow() -> None:
 
 def test_table() -> None:
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_what_tasks_are_measured_by() -> None:
+    rng, y = np.random.default_rng(0), np.arange(200) % 2
+    X = np.stack([rng.normal(size=200), np.where(y == 1, np.nan, 3.0), np.full(200, 2.0)], axis=1)
+    assert leaking(X, y, 2) == [(1, 0, 1.0), (1, 1, 0.0)] and leaking(X[:, [0, 2]], y, 2) == []
+    assert leaking(np.exp(-X[:, :1]), X[:, 0], 0) == [(0, 0, -1.0)]
+    scores = np.stack([1.0 - y, 1.0 * y], axis=1)
+    assert quality(scores, y, 2) == 1 and quality(0 * scores, y, 2) == 0.5 and quality(X[:, :1], 2 * X[:, 0], 0) == pytest.approx(1)
+    assert is_learnable(scores + rng.normal(size=(200, 2)), y, 2) and not is_learnable(rng.normal(size=(200, 2)), y, 2)
+
+
+def test_distances_follow_the_keys() -> None:
+    db = fake_database()  # node 6 of table 2 hears node 5, which gathers node 3 of table 1: 0 → 1 → 2 → 3, columns show 0 … 4
+    column_node = db.scm.column_node.copy()
+    column_node[2, 4] = 6
+    db = db.replace(scm=dataclasses.replace(db.scm, column_node=column_node))
+    auto = SimpleNamespace(kind=0, table=2, child=-1, column=4)
+    assert sorted(distances(db, auto)) == [1, 1, 1, 1]
+    assert sorted(distances(db, SimpleNamespace(kind=1, table=0, child=2, column=4))) == [2, 2, 2, 2]
+    assert sorted(distances(db, SimpleNamespace(kind=0, table=2, child=-1, column=2))) == [0, 0]
+    assert distances(db, SimpleNamespace(kind=1, table=0, child=2, column=-1)) == []

@@ -68,6 +68,8 @@ MISTAKES = {
     "negative seed": (plain("--preset", "tiny", "--seed", "-1"), ["--seed"]),
     "no folder name": (plain("--preset", "tiny", "--name", "a/b"), ["a/b"]),
     "unknown format": (plain("--preset", "tiny", "--format", "csv"), ["--format", "csv"]),
+    "tasks without RelBench": (plain("--preset", "tiny", "--tasks", "2", "--format", "plain"), ["tasks", "--format relbench"]),
+    "negative tasks": (plain("--preset", "tiny", "--tasks", "-2"), ["--tasks", "-2"]),
     "unknown executor": (plain("--executor", "slurm"), ["--executor", "slurm"]),
     "process without its executor": (plain("--process", "1"), ["--process", "--executor distributed"]),
     "workers without ray": (plain("--workers", "2"), ["--workers", "--executor ray"]),

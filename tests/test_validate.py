@@ -159,7 +159,7 @@ def test_unreadable_text_is_lines_and_no_traceback(folder, name, text):
 def test_a_task_is_checked(folder):
     task = folder / "tasks" / "churn"
     task.mkdir(parents=True)
-    content = {"name": "churn", "kind": "forecast", "task_type": "regression", "entity_table": FIRST.name, "entity_col": "who"}
+    content = {"name": "churn", "kind": "external", "task_type": "regression", "entity_table": FIRST.name, "entity_col": "who"}
     content |= {"target_col": "y", "time_col": "timestamp", "timedelta": "7 days", "sql": "SELECT 1", "manifest_version": 1}
     (task / "manifest.yaml").write_text(yaml.safe_dump(content))
     labels = pa.table({"timestamp": [1, 1, 2], "who": [0, 1, 0], "y": [0.0, 1.0, 2.0]})
