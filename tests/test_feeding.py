@@ -117,7 +117,6 @@ def test_a_record_is_one_database_where_no_batch_is_asked_for(first: list[Any]) 
     source = jaxrel.grain_source(tiny.prior, tiny.capacity, ROOT, 10, make=structure)
     for i in (0, 3, 5):
         same(source[i], jax.tree.map(lambda x, i=i: x[i % B], first[i // B]))
-    traces.pop()
 
 
 @pytest.mark.slow

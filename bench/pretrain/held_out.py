@@ -19,7 +19,7 @@ from jaxrel import Kind
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-__all__ = ["Task", "measures", "nycflights13_tasks", "references", "score"]
+__all__ = ["Task", "measures", "nycflights13_tasks", "references", "score", "tree_score"]
 
 Predict = Callable[[jaxrel.Contexts], tuple[Any, Any]]
 
@@ -88,6 +88,12 @@ def score(task: Task, predict: Predict, batch: int) -> float:
     number, scores = predictions(predict, task.contexts, batch)
     c = task.contexts
     return _grade(task, scores[:, 1] if task.is_class else number * c.target_scale + c.target_mean)
+
+
+def tree_score(task: Task) -> float:
+    """The grade of a boosted tree that was trained on earlier rows."""
+    model = _tree(task.is_class, task.train, task.train_target)
+    return _grade(task, model.predict_proba(task.test)[:, 1] if task.is_class else model.predict(task.test))
 
 
 def _rows(db: Any, table: int, rows: np.ndarray, drop: set[tuple[int, int]]) -> np.ndarray:
@@ -192,10 +198,7 @@ def references(held: Any, contexts: Any, count: int, tasks: list[Task]) -> list[
             else:
                 standard = (model.predict(features) - contexts.target_mean[asked]) / contexts.target_scale[asked]
                 number["boosted tree"][asked] = np.clip(standard, -FAR, FAR)
-    trees = {}
-    for task in tasks:
-        model = _tree(task.is_class, task.train, task.train_target)
-        trees[task.name] = _grade(task, model.predict_proba(task.test)[:, 1] if task.is_class else model.predict(task.test))
+    trees = {task.name: tree_score(task) for task in tasks}
     constants = {task.name: _grade(task, np.full(task.test_target.shape, task.train_target.mean())) for task in tasks}
     after = {"constant": constants, "boosted tree": trees}
     return [

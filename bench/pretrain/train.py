@@ -23,7 +23,7 @@ from model import RelationalTransformer, loss_of, merged
 import jaxrel
 from jaxrel.random import named_key, reduce_key
 
-__all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "new_contexts"]
+__all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "merged", "new_contexts"]
 
 SHAPE: dict[str, Any] = {"tokens": 64, "rows_per_context": 16, "fan_out": 4, "hops": 3}
 DATABASES, CONTEXTS = 4, 32  # of a step, and of a database
@@ -120,9 +120,8 @@ def main() -> None:
     for name, found in seconds.items():
         print(f"{name}: {statistics.median(found):.3f} s")
     fused, alone = (statistics.median(seconds[name]) for name in ("generation, contexts and learning, fused", "learning"))
-    print(
-        f"generation and contexts are {1 - alone / fused:.0%} of a step; {len(traces)} trace of the step; tokens a step: {some.token_row.size}"
-    )
+    share = 1 - alone / fused
+    print(f"generation and contexts are {share:.0%} of a step of {some.token_row.size} tokens; the step was traced {len(traces)} times")
 
 
 if __name__ == "__main__":
