@@ -115,7 +115,7 @@ def _rows(db: Any, table: int, rows: np.ndarray, drop: set[tuple[int, int]]) -> 
 def _tree(is_class: bool, features: np.ndarray, target: np.ndarray) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    model = (HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor)(max_iter=60, random_state=0)
+    model = (HistGradientBoostingClassifier if is_class else HistGradientBoostingRegressor)(max_iter=40, max_leaf_nodes=15, random_state=0)
     return model.fit(features, target)
 
 

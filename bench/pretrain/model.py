@@ -1,8 +1,9 @@
 """A small relational transformer in flax.nnx: it reads contexts of `jaxrel.sample_contexts` and says what the masked cell holds.
 
 Nothing in it knows a database: tables and columns are told apart by their numbers and by who may attend to whom. Each attention layer has
-heads for each mask of `jaxrel.attention_masks` (column, feature, neighbour, full), where Ranjan et al. (arXiv 2510.06377) have four
-layers one after another; and no text is read.
+a head for each mask of `jaxrel.attention_masks` (column, feature, neighbour, full), where Ranjan et al. (arXiv 2510.06377) have four
+layers one after another; and no text is read. The target looks at the cells of its own column in other rows and takes a weighted mean of
+them, to which the rest of the network adds: untrained, it predicts the mean or the shares of the classes in its context.
 """
 
 from __future__ import annotations
@@ -89,13 +90,14 @@ class Block(nnx.Module):
 
 
 class RelationalTransformer(nnx.Module):
-    """Some blocks, in the last of which the target alone reads; then a number and a score for each code."""
+    """Some blocks, in the last of which the target alone reads; then a mean of its column's cells, and what is added to it."""
 
     def __init__(self, width: int = 64, layers: int = 3, *, rngs: nnx.Rngs) -> None:
         self.into = nnx.Linear(2 * (len(_CENTRES) + 1) + CLASSES + len(Kind) + 16 + 8 + 4, width, rngs=rngs)
         self.blocks = nnx.List([Block(width, rngs) for _ in range(layers)])
-        self.last = nnx.RMSNorm(width, rngs=rngs)
-        self.number, self.scores = nnx.Linear(width, 1, rngs=rngs), nnx.Linear(width, CLASSES, rngs=rngs)
+        self.last, self.seen = nnx.RMSNorm(width, rngs=rngs), nnx.RMSNorm(width, rngs=rngs)
+        self.query, self.key = (nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(2))
+        self.out = nnx.Linear(width, 2 + CLASSES, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, contexts: jaxrel.Contexts) -> tuple[Array, Array]:
         """f32[M], the standardised number, and f32[M, CLASSES], the logarithms of the codes' probabilities."""
@@ -106,10 +108,21 @@ class RelationalTransformer(nnx.Module):
             x = block(x, every)
         own = jnp.maximum(contexts.target, 0)
         target = jnp.take_along_axis(x, own[:, None, None], axis=1)
-        x = self.blocks[-1](x, jnp.take_along_axis(every, own[:, None, None, None], axis=2), target)
-        x = self.last(x[:, 0])
-        possible = jnp.arange(CLASSES)[None, :] < contexts.target_classes[:, None]
-        return self.number(x)[:, 0], jax.nn.log_softmax(jnp.where(possible, self.scores(x), -1e9))
+        t = self.last(self.blocks[-1](x, jnp.take_along_axis(every, own[:, None, None, None], axis=2), target)[:, 0])
+        added = self.out(t)
+
+        column = jnp.take_along_axis(masks.column, own[:, None, None], axis=1)[:, 0] & (jnp.arange(x.shape[1]) != own[:, None])
+        score = jnp.einsum("md,mud->mu", self.query(t), self.key(self.seen(x))) * t.shape[-1] ** -0.5
+        score = jnp.concatenate([jnp.where(column, score, -1e9), added[:, :1]], axis=1)  # the last: none of them
+        weight = jax.nn.softmax(score, axis=1)
+        value = jnp.clip(contexts.token_value, -FAR, FAR)
+        number = jnp.sum(weight[:, :-1] * value, axis=1) + added[:, 1]
+
+        classes = contexts.target_classes[:, None]
+        codes = jax.nn.one_hot(contexts.token_value.astype(jnp.int32), CLASSES) * column[..., None]
+        share = jnp.einsum("mu,muc->mc", weight[:, :-1], codes) + weight[:, -1:] / jnp.maximum(classes, 1)
+        possible = jnp.arange(CLASSES)[None, :] < classes
+        return number, jax.nn.log_softmax(jnp.where(possible, jnp.log(share + 1e-3) + added[:, 2:], -1e9))
 
 
 def loss_of(number: Array, scores: Array, contexts: jaxrel.Contexts) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Masked-cell prediction on streamed databases: each step samples new ones, their contexts, and learns from them, in one program.
 
 ``python bench/pretrain/train.py [STEPS]`` trains on the stream and prints the loss, which is of databases never seen before; then what
-generation and contexts take of a step.
+generation and contexts take of a step: the fused step against learning alone, by turns.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jaxrel.random import named_key, reduce_key
 
 __all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "merged", "new_contexts"]
 
-SHAPE: dict[str, Any] = {"tokens": 64, "rows_per_context": 16, "fan_out": 4, "hops": 3}
-DATABASES, CONTEXTS = 4, 32  # of a step, and of a database
+SHAPE: dict[str, Any] = {"tokens": 96, "rows_per_context": 24, "fan_out": 8, "hops": 3}
+DATABASES, CONTEXTS = 4, 16  # of a step, and of a database
 
 
 def contexts_of(key: Array, db: jaxrel.Database, count: int = CONTEXTS) -> jaxrel.Contexts:
@@ -83,7 +83,7 @@ def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 3e-3) ->
 def main() -> None:
     """Train, then time the parts of a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", type=int, nargs="?", default=200)
+    parser.add_argument("steps", type=int, nargs="?", default=200, help="at least 1 (default: 200)")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each form (default: 10)")
     arguments = parser.parse_args()
     preset = jaxrel.presets.load("tiny").small
@@ -91,37 +91,35 @@ def main() -> None:
     model, root = learner(arguments.steps), jax.random.key(0)
     traces = []
 
-    def step(state: Any, number: Array, prior: Any) -> tuple[Any, Array]:
+    def step(state: Any, number: Array, prior: Any) -> tuple[Any, Array, jaxrel.Contexts]:
         traces.append(1)
-        return model.learn(state, new_contexts(root, number, dataclasses.replace(preset, prior=prior)))
+        contexts = new_contexts(root, number, dataclasses.replace(preset, prior=prior))
+        return *model.learn(state, contexts), contexts
 
-    whole = jax.jit(step)
+    whole, learn = jax.jit(step), jax.jit(model.learn)
     state, losses = model.init(0), []
     for number in range(arguments.steps):
-        state, loss = whole(state, jnp.int32(number), preset.prior)
+        state, loss, contexts = whole(state, jnp.int32(number), preset.prior)
         losses.append(loss)
         if number % 25 == 24:
             print(f"step {number + 1}: loss of the last 25 steps {float(jnp.mean(jnp.stack(losses[-25:]))):.4f}", flush=True)
 
-    contexts = jax.jit(lambda number: new_contexts(root, number, preset))
-    some = contexts(jnp.int32(0))
     forms: dict[str, Callable[[int], Any]] = {
         "generation, contexts and learning, fused": lambda i: whole(state, jnp.int32(i), preset.prior),
-        "generation and contexts": lambda i: contexts(jnp.int32(i)),
-        "learning": (lambda learn: lambda i: learn(state, some))(jax.jit(model.learn)),
+        "learning alone": lambda i: learn(state, contexts),
     }
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(arguments.repeats + 1):
         for name, form in forms.items():
             began = time.perf_counter()
-            jax.block_until_ready(form(1000 + turn))
+            jax.block_until_ready(form(arguments.steps + turn))
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-    for name, found in seconds.items():
-        print(f"{name}: {statistics.median(found):.3f} s")
-    fused, alone = (statistics.median(seconds[name]) for name in ("generation, contexts and learning, fused", "learning"))
+    fused, alone = (statistics.median(found) for found in seconds.values())
+    for name, found in zip(forms, (fused, alone), strict=True):
+        print(f"{name}: {found:.3f} s")
     share = 1 - alone / fused
-    print(f"generation and contexts are {share:.0%} of a step of {some.token_row.size} tokens; the step was traced {len(traces)} times")
+    print(f"generation and contexts are {share:.0%} of a step of {contexts.token_row.size} tokens; the step was traced {len(traces)} times")
 
 
 if __name__ == "__main__":
