@@ -112,6 +112,8 @@ def test_a_source_for_grain_holds_the_batches_of_the_stream(first: list[Any]) ->
         source[3]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("feeding")
 def test_a_record_is_one_database_where_no_batch_is_asked_for(first: list[Any]) -> None:
     tiny = small("tiny")
     source = jaxrel.grain_source(tiny.prior, tiny.capacity, ROOT, 10, make=structure)

