@@ -11,8 +11,8 @@ target cell, in the first row, is masked: its place is there, its value is not.
 its cells, nor that it is there, nor a part in any statistic.
 
 *Numbers.* Reals, whole numbers and dates are standardised: less the mean and over the standard deviation of the column's known cells in
-up to `SAMPLE` rows, spread evenly over those of the table that are seen, the target cell left out. Categories and booleans stay codes. The
-value of a row's time is log(1 + days before the seed time).
+up to `SAMPLE` rows, spread evenly over those of the table that are seen, the target cell left out. Categories and booleans stay codes; how
+often each occurs in those rows is counted for the target's column. The value of a row's time is log(1 + days before the seed time).
 
 Alphabet: ``M`` contexts, ``S`` rows of a context, ``U`` tokens of a context; else as in `jaxrel.types`.
 
@@ -70,6 +70,7 @@ class Contexts:
     target_mean: Array  # f32[M], a real is target_mean + target_scale * target_value
     target_scale: Array  # f32[M]
     target_classes: Array  # i32[M], categories of the target's column, 0 of reals
+    target_counts: Array  # i32[M, classes], of codes: how often each occurs in the rows that a mean is taken from
 
     @property
     def token_table(self) -> Array:
@@ -200,8 +201,9 @@ def _pick_rows(
     return tables, rows, count
 
 
-def _statistics(db: Database, table: Array, row: Array, column: Array, seed_time: Array) -> tuple[Array, Array]:
-    """Mean and deviation of every column as they are seen at a time, f32[T, C] each; the target cell has no part in them."""
+def _statistics(db: Database, table: Array, row: Array, column: Array, seed_time: Array, classes: int) -> tuple[Array, Array, Array]:
+    """Mean and deviation of every column as they are seen at a time, f32[T, C] each, and the counts of the target column's codes,
+    i32[classes]; the target cell has no part in them."""
     schema, R = db.schema, db.time.shape[0]
     T, C = schema.column_kind.shape
     start = schema.row_offset
@@ -224,7 +226,10 @@ def _statistics(db: Database, table: Array, row: Array, column: Array, seed_time
     sound = real & jnp.isfinite(mean.T) & jnp.isfinite(deviation.T)
     # a column that hardly varies beside its mean is constant: what is left are rounding errors
     spread = deviation.T > 1e-6 * jnp.abs(mean.T)
-    return jnp.where(sound, mean.T, 0.0), jnp.where(sound & spread, deviation.T, 1.0)
+    t, c = jnp.maximum(table, 0), jnp.clip(column, 0, C - 1)
+    is_code = known[c, t][:, None] & (value[c, t].astype(jnp.int32)[:, None] == jnp.arange(classes, dtype=jnp.int32)[None, :])
+    counts = jnp.where(real[t, c], 0, jnp.sum(is_code.astype(jnp.int32), axis=0))
+    return jnp.where(sound, mean.T, 0.0), jnp.where(sound & spread, deviation.T, 1.0), counts
 
 
 def _is_code(kind: Array) -> Array:
@@ -245,6 +250,7 @@ def sample_contexts(
     fan_out: int = 4,
     hops: int = 3,
     slots: int = 4,
+    classes: int = 32,
     hidden: Array | None = None,
 ) -> Contexts:
     """The contexts of some rows, each as of its own time.
@@ -265,6 +271,7 @@ def sample_contexts(
         fan_out: static, most children of a row by one key.
         hops: static, most keys between the target row and another one.
         slots: static, keys that lead to one table; of more, those of the first child tables are looked through.
+        classes: static, codes that ``target_counts`` tells apart; those from there on are not counted.
         hidden: bool[T, C], columns that must not be seen; None: none. A target's own cell is masked whether hidden or not.
 
     Returns:
@@ -284,7 +291,7 @@ def sample_contexts(
         >>> jax.eval_shape(contexts_of, jax.random.key(0)).token_value.shape
         (8, 64)
     """
-    sizes = {"tokens": tokens, "rows_per_context": rows_per_context, "fan_out": fan_out, "hops": hops, "slots": slots}
+    sizes = {"tokens": tokens, "rows_per_context": rows_per_context, "fan_out": fan_out, "hops": hops, "slots": slots, "classes": classes}
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}: {size} is too few; give at least 1")
@@ -302,12 +309,14 @@ def sample_contexts(
     def one(table: Array, row: Array, seed_time: Array, column: Array) -> Contexts:
         seed_time = jnp.minimum(seed_time, NO_TIME - 1)
         picked = _pick_rows(key, db, index, leading, table, row, seed_time, rows_per_context, fan_out, hops)
-        return _tokens(db, *picked, column, seed_time, tokens, hidden)
+        return _tokens(db, *picked, column, seed_time, tokens, classes, hidden)
 
     return jax.vmap(one)(table, rows, seed_time, column)
 
 
-def _tokens(db: Database, table: Array, row: Array, count: Array, column: Array, seed_time: Array, tokens: int, hidden: Array) -> Contexts:
+def _tokens(
+    db: Database, table: Array, row: Array, count: Array, column: Array, seed_time: Array, tokens: int, classes: int, hidden: Array
+) -> Contexts:
     """One context of the rows that were picked."""
     schema, (C, _), (S,) = db.schema, db.values.shape, table.shape
     there, used = jnp.maximum(table, 0), jnp.arange(S, dtype=jnp.int32) < count
@@ -327,7 +336,7 @@ def _tokens(db: Database, table: Array, row: Array, count: Array, column: Array,
     at = jnp.nonzero(flags, size=tokens, fill_value=-1)[0].astype(jnp.int32)
     real, at = at >= 0, jnp.maximum(at, 0)
 
-    mean, scale = _statistics(db, table[0], row[0], column, seed_time)
+    mean, scale, counts = _statistics(db, table[0], row[0], column, seed_time, classes)
     value = (db.values[:, place].T - mean[there]) / scale[there]
     value = jnp.where(jnp.isfinite(value), value, 0.0)
     time = jnp.where(has_time, db.time[place], 0)
@@ -355,6 +364,7 @@ def _tokens(db: Database, table: Array, row: Array, count: Array, column: Array,
         target_mean=jnp.where(masked, mean[there[0], own], 0.0),
         target_scale=jnp.where(masked, scale[there[0], own], 1.0),
         target_classes=jnp.where(masked, schema.column_classes[there[0], own], 0),
+        target_counts=jnp.where(masked, counts, 0),
     )
 
 

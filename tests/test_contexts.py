@@ -120,13 +120,18 @@ def check_rows(db: Database, context: Contexts, time: int) -> Counter[str]:
     return seen
 
 
-def statistics(db: Database, cell: tuple[int, int, int], time: int, table: int, column: int) -> tuple[float, float]:
-    """Mean and deviation of a column as they are seen."""
+def sampled_cells(db: Database, cell: tuple[int, int, int], time: int, table: int, column: int) -> np.ndarray:
+    """The cells of a column that its statistics are taken from."""
     t = next(t for t in tables(db) if t.index == table)
     n = int((t.time <= time).sum()) if db.schema.has_time[table] else t.time.size
     sample = np.arange(min(n, SAMPLE)) * n // max(min(n, SAMPLE), 1)
     sample = sample[~t.missing[column, sample] & ~((sample == cell[1]) & (cell[0] == table) & (cell[2] == column))]
-    x = t.values[column, sample].astype(np.float64)
+    return t.values[column, sample].astype(np.float64)
+
+
+def statistics(db: Database, *of: Any) -> tuple[float, float]:
+    """Mean and deviation of a column as they are seen."""
+    x = sampled_cells(db, *of)
     return (x.mean(), x.std() or 1.0) if x.size else (0.0, 1.0)
 
 
@@ -149,6 +154,9 @@ def check_tokens(db: Database, context: Contexts, cell: tuple[int, int, int], ti
                     np.testing.assert_allclose(context.target_mean, mean, rtol=1e-4, atol=1e-4 * scale)
                     np.testing.assert_allclose(context.target_scale, scale, rtol=1e-4)
                     assert context.target_classes == db.schema.column_classes[t, c]
+                    is_code = kind in (Kind.CATEGORICAL, Kind.BOOLEAN)
+                    codes = sampled_cells(db, cell, time, t, c).astype(int) if is_code else np.zeros(0, int)
+                    np.testing.assert_array_equal(context.target_counts, np.bincount(codes[codes < 32], minlength=32))
                 wanted.append((s, c, kind, 0.0 if is_target else (value - mean) / scale))
         if db.schema.has_time[t]:
             wanted.append((s, TIME_COLUMN, int(Kind.TIMESTAMP), np.log1p((time - int(db.time[place])) / 86_400)))

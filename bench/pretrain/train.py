@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from model import RelationalTransformer, loss_of, merged
+from model import CLASSES, RelationalTransformer, loss_of, merged
 
 import jaxrel
 from jaxrel.random import named_key, reduce_key
 
 __all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "merged", "new_contexts"]
 
-SHAPE: dict[str, Any] = {"tokens": 96, "rows_per_context": 24, "fan_out": 8, "hops": 3}
-DATABASES, CONTEXTS = 4, 16  # of a step, and of a database
+SHAPE: dict[str, Any] = {"tokens": 96, "rows_per_context": 24, "fan_out": 8, "hops": 3, "classes": CLASSES}
+DATABASES, CONTEXTS = 4, 24  # of a step, and of a database
 
 
 def contexts_of(key: Array, db: jaxrel.Database, count: int = CONTEXTS) -> jaxrel.Contexts:
