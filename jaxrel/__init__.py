@@ -6,6 +6,14 @@ from jaxrel._version import __version__ as __version__
 from jaxrel.children import child_span as child_span
 from jaxrel.children import children_until as children_until
 from jaxrel.children import index_children as index_children
+from jaxrel.contexts import NO_COLUMN as NO_COLUMN
+from jaxrel.contexts import TIME_COLUMN as TIME_COLUMN
+from jaxrel.contexts import Cells as Cells
+from jaxrel.contexts import Contexts as Contexts
+from jaxrel.contexts import Masks as Masks
+from jaxrel.contexts import attention_masks as attention_masks
+from jaxrel.contexts import sample_cells as sample_cells
+from jaxrel.contexts import sample_contexts as sample_contexts
 from jaxrel.database import sample_database as sample_database
 from jaxrel.episodes import Episode as Episode
 from jaxrel.episodes import sample_episode as sample_episode
@@ -13,6 +21,9 @@ from jaxrel.features import Features as Features
 from jaxrel.features import feature_count as feature_count
 from jaxrel.features import feature_names as feature_names
 from jaxrel.features import row_features as row_features
+from jaxrel.feeding import grain_source as grain_source
+from jaxrel.feeding import stream as stream
+from jaxrel.feeding import to_torch as to_torch
 from jaxrel.fleet import sample_databases as sample_databases
 from jaxrel.links import link_rows as link_rows
 from jaxrel.links import sample_links as sample_links

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.types import NO_ROW, NO_TABLE, Database
 
-__all__ = ["ChildIndex", "child_span", "children_until", "index_children", "row_table"]
+__all__ = ["ChildIndex", "child_span", "children_until", "first_place", "index_children", "leading_keys", "look", "row_table"]
 
 _PADDING = 2**31 - 1
 _ALWAYS = -(2**31)  # the time of a row that has none: it has been there all along
@@ -48,6 +48,30 @@ def row_table(db: Database) -> tuple[Array, Array]:
     start = db.schema.row_offset[:, None]
     inside = (place >= start) & (place < start + db.schema.row_count[:, None])
     return jnp.argmax(inside, axis=0).astype(jnp.int32), jnp.any(inside, axis=0)
+
+
+def look(db: Database, table: Array, row: Array, seed_time: Array) -> tuple[Array, Array]:
+    """Where some rows lie on the row axis, and whether they are seen at a time.
+
+    Args:
+        db: one database.
+        table: i32[...], or NO_TABLE.
+        row: i32[...], row of the table; NO_ROW, or one that does not exist, is not seen. All three broadcast.
+        seed_time: i32[...], seconds since 1970: nothing later is seen.
+
+    Returns:
+        i32[...], 0 for rows that do not exist, and bool[...].
+    """
+    there = jnp.maximum(table, 0)
+    exists = (table != NO_TABLE) & (row >= 0) & (row < db.schema.row_count[there])
+    place = jnp.where(exists, db.schema.row_offset[there] + row, 0)
+    return place, exists & (~db.schema.has_time[there] | (db.time[place] <= seed_time))
+
+
+def leading_keys(fk_parent: Array, table: Array, slots: int) -> Array:
+    """i32[slots]: which keys lead to a table, as child table · K + key slot, the first ones; -1 where there are no more."""
+    leads = (fk_parent == table).reshape(-1) & (table != NO_TABLE)
+    return jnp.nonzero(leads, size=slots, fill_value=-1)[0].astype(jnp.int32)
 
 
 def index_children(db: Database) -> ChildIndex:
@@ -87,7 +111,7 @@ def index_children(db: Database) -> ChildIndex:
     return ChildIndex(row=order, key=key, time=time[order], first_key=first_key)
 
 
-def _first(fails: Callable[[Array], Array], low: Array, high: Array, most: int) -> Array:
+def first_place(fails: Callable[[Array], Array], low: Array, high: Array, most: int) -> Array:
     """The first place of [low, high) at which a condition that holds up to some place fails, or high; ``most`` bounds high - low."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -115,8 +139,8 @@ def child_span(index: ChildIndex, table: ArrayLike, fk: ArrayLike, parent_row: A
     R, keys, first_key = index.key.shape[1], jnp.asarray(index.key), jnp.asarray(index.first_key)
     key = first_key[fk, jnp.maximum(table, 0)] + jnp.maximum(row, 0)
     zero, most = jnp.zeros_like(key), jnp.full_like(key, R)
-    start = _first(lambda at: keys[fk, jnp.minimum(at, R - 1)] >= key, zero, most, R)
-    stop = _first(lambda at: keys[fk, jnp.minimum(at, R - 1)] > key, start, most, R)
+    start = first_place(lambda at: keys[fk, jnp.minimum(at, R - 1)] >= key, zero, most, R)
+    stop = first_place(lambda at: keys[fk, jnp.minimum(at, R - 1)] > key, start, most, R)
     return start, jnp.where((table == NO_TABLE) | (row == NO_ROW), start, stop)
 
 
@@ -135,4 +159,4 @@ def children_until(index: ChildIndex, fk: ArrayLike, start: Array, stop: Array, 
     """
     fk, start, stop, time = jnp.broadcast_arrays(jnp.asarray(fk, jnp.int32), start, stop, time)
     R, times = index.time.shape[1], jnp.asarray(index.time)
-    return _first(lambda at: times[fk, jnp.minimum(at, R - 1)] > time, start, stop, R) - start
+    return first_place(lambda at: times[fk, jnp.minimum(at, R - 1)] > time, start, stop, R) - start

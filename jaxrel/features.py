@@ -26,7 +26,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.children import child_span, children_until
+from jaxrel.children import child_span, children_until, leading_keys, look
 from jaxrel.totals import ChildTotals, span_totals, total_children
 from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Capacity, Database, Kind
 
@@ -72,18 +72,10 @@ def _checked(depth: int, slots: int) -> int:
     return depth
 
 
-def _leading(fk_parent: Array, table: Array, slots: int) -> Array:
-    """i32[slots]: which keys lead to a table, as child table · K + key slot, the first ones; -1 where there are no more."""
-    leads = (fk_parent == table).reshape(-1) & (table != NO_TABLE)
-    return jnp.nonzero(leads, size=slots, fill_value=-1)[0].astype(jnp.int32)
-
-
 def _look(db: Database, table: Array, row: Array, seed_time: Array) -> _Seen:
     """Rows as they are seen at the seed times; NO_ROW is not seen."""
-    there = jnp.maximum(table, 0)
-    exists = (table != NO_TABLE) & (row >= 0) & (row < db.schema.row_count[there])
-    place = jnp.where(exists, db.schema.row_offset[there] + row, 0)
-    return _Seen(table, jnp.where(exists, row, NO_ROW), exists & (~db.schema.has_time[there] | (db.time[place] <= seed_time)))
+    _, seen = look(db, table, row, seed_time)
+    return _Seen(table, row, seen)
 
 
 def _columns(db: Database, hidden: Array, rows: _Seen) -> Features:
@@ -205,7 +197,7 @@ def row_features(
         every = _Seen(own.table[None], own.row[None], own.seen[None])
         if depth > 1:
             every = _Seen(*(jnp.concatenate([a, b]) for a, b in zip(_parts(every), _parts(parents), strict=True)))
-        keys = jax.vmap(lambda t: _leading(db.schema.fk_parent, t, slots))(every.table)  # [origins, slots]
+        keys = jax.vmap(lambda t: leading_keys(db.schema.fk_parent, t, slots))(every.table)  # [origins, slots]
 
         def one(item: tuple[Array, Array]) -> Features:
             origin, key = item

@@ -6,6 +6,9 @@ databases of one device share its lanes (`jaxrel.schedule`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -18,7 +21,7 @@ from jaxrel.prior import Prior
 from jaxrel.random import named_key, reduce_key
 from jaxrel.types import Capacity, Database
 
-__all__ = ["database_key", "sample_databases"]
+__all__ = ["database_key", "over_mesh", "sample_databases"]
 
 
 def database_key(root: Array, index: ArrayLike) -> Array:
@@ -34,9 +37,7 @@ def database_key(root: Array, index: ArrayLike) -> Array:
     return named_key(root, "database", index)
 
 
-def sample_databases(
-    key: ArrayLike, first: ArrayLike, count: int, prior: Prior, capacity: Capacity, mesh: Mesh | None = None
-) -> Database:
+def sample_databases(key: ArrayLike, first: ArrayLike, count: int, prior: Prior, capacity: Capacity, mesh: Mesh | None = None) -> Database:
     """Sample databases ``first … first + count - 1`` of a corpus, side by side.
 
     Database i is that of ``generate(..., seed=s)`` where ``key`` is ``jax.random.key(s)``: integers exactly, reals to rounding. Under
@@ -64,19 +65,39 @@ def sample_databases(
         >>> jax.eval_shape(lambda key: sample(key, 0, 8, tiny.prior, tiny.capacity, mesh=mesh), jax.random.key(0)).fits.shape
         (8,)
     """
+
+    def sample(root: Array, first: Array, prior: Prior, count: int) -> Database:
+        indices = first + jnp.arange(count, dtype=jnp.int32)
+        return jax.vmap(lambda index: sample_database(database_key(root, index), prior, capacity))(indices)
+
+    return over_mesh(sample, count, mesh)(reduce_key(key), jnp.asarray(first, jnp.int32), prior)
+
+
+def over_mesh(function: Callable[[Array, Array, Prior, int], Any], count: int, mesh: Mesh | None) -> Callable[[Array, Array, Prior], Any]:
+    """Have each device of a mesh work on its share of some databases.
+
+    Args:
+        function: of the root key, the index of the first database, the prior, and the number of databases; its result leads with them.
+        count: how many there are in all.
+        mesh: they are shared over all its axes, in their order; None: one device takes all.
+
+    Returns:
+        The function of the first three, for all databases.
+
+    Raises:
+        ValueError: as `sample_databases`.
+    """
     if count < 1:
         raise ValueError(f"count: {count} is less than 1")
-    if mesh is not None and count % mesh.size:
+    if mesh is None:
+        return lambda root, first, prior: function(root, first, prior, count)
+    if count % mesh.size:
         below = count - count % mesh.size
         other = f"{below} or {below + mesh.size}" if below else str(mesh.size)
         raise ValueError(f"count: {count} databases cannot be shared equally by the {mesh.size} devices of the mesh; use {other}")
-    width = count if mesh is None else count // mesh.size
+    width, axes = count // mesh.size, mesh.axis_names
 
-    def sample(root: Array, first: Array, prior: Prior) -> Database:
-        part = jnp.int32(0) if mesh is None else jax.lax.axis_index(mesh.axis_names)
-        indices = first + part * width + jnp.arange(width, dtype=jnp.int32)
-        return jax.vmap(lambda index: sample_database(database_key(root, index), prior, capacity))(indices)
+    def share(root: Array, first: Array, prior: Prior) -> Any:
+        return function(root, first + jax.lax.axis_index(axes) * width, prior, width)
 
-    if mesh is not None:
-        sample = jax.shard_map(sample, mesh=mesh, in_specs=P(), out_specs=P(mesh.axis_names), check_vma=False)
-    return sample(reduce_key(key), jnp.asarray(first, jnp.int32), prior)
+    return jax.shard_map(share, mesh=mesh, in_specs=P(), out_specs=P(axes), check_vma=False)

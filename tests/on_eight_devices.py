@@ -1,7 +1,8 @@
 """What eight simulated devices compute, for `test_fleet`: a process of its own, since the number of devices is fixed when JAX starts.
 
 ``python on_eight_devices.py WHAT FILE`` pickles there ``batches``, databases of `sampled.ROOT` and of seed 0, or ``chunks``, the rows
-of a database of several tiles, chunk by chunk. That there are eight says XLA_FLAGS of its environment: collecting tests imports this file.
+of a database of several tiles, chunk by chunk, or ``stream``, two batches of `test_feeding`'s contexts. That there are eight says XLA_FLAGS
+of its environment: collecting tests imports this file.
 """
 
 from __future__ import annotations
@@ -49,7 +50,13 @@ def main(what: str, file: Path) -> None:
     def batch(key: jax.Array, first: int, prior: Any) -> Database:
         return sample(key, first, COUNT, prior, tiny.capacity, mesh=mesh)
 
-    if what == "batches":
+    if what == "stream":
+        from test_feeding import contexts
+
+        batches = jaxrel.stream(tiny.small.prior, tiny.small.capacity, DEVICES, ROOT, make=contexts, mesh=mesh)
+        found = [next(batches) for _ in range(2)]
+        assert len(found[0]["contexts"].token_value.sharding.device_set) == DEVICES
+    elif what == "batches":
         found = {"of ROOT": batch(ROOT, 0, tiny.prior), "of seed 0": batch(jax.random.key(0), 2, tiny.prior)}
         for db in found.values():
             assert len(db.values.sharding.device_set) == DEVICES and not db.values.is_fully_replicated

@@ -19,7 +19,7 @@ import numpy as np
 import jaxrel
 from jaxrel.random import named_key
 from jaxrel.times import time_rows
-from jaxrel.types import Capacity, Database
+from jaxrel.types import NO_TABLE, Capacity, Database
 
 BATCH = {"tiny": 128, "default": 160, "plurel": 32, "hoppe": 160}
 ROOT = jnp.asarray([2026, 7], jnp.uint32)
@@ -130,6 +130,22 @@ def tables(db: Database) -> Iterator[Table]:
         rows = slice(int(schema.row_offset[t]), int(schema.row_offset[t]) + int(schema.row_count[t]))
         columns, used = int(schema.column_count[t]), int(np.sum(schema.fk_parent[t] >= 0))
         yield Table(t, rows, db.values[:columns, rows], db.missing[:columns, rows], db.links.parent_row[:used, rows], db.time[rows])
+
+
+def later(db: Database, time: int, rng: np.random.Generator) -> Database:
+    """Another future: other cells, other keys, other times of every row later than a time."""
+    values, missing, links, times = (np.array(x) for x in (db.values, db.missing, db.links.parent_row, db.time))
+    for t in tables(db):
+        if not db.schema.has_time[t.index]:
+            continue
+        rows = t.rows.start + np.flatnonzero(t.time > time)
+        values[:, rows] = rng.choice([-1e30, 1.0, 1e30], (values.shape[0], rows.size))
+        missing[:, rows] ^= rng.random((values.shape[0], rows.size)) < 0.5
+        for k, p in enumerate(db.schema.fk_parent[t.index]):
+            if p != NO_TABLE:
+                links[k, rows] = rng.integers(-1, db.schema.row_count[p], rows.size)
+        times[rows] = np.sort(rng.integers(time + 1, 2**31 - 1, rows.size))
+    return db.replace(values=values, missing=missing, links=db.links.replace(parent_row=links), time=times)
 
 
 def spread(values: np.ndarray, missing: np.ndarray) -> np.ndarray:

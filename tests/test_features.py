@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_database import fake_database
-from sampled import databases, each, small, tables, traced_once
+from sampled import databases, each, later, small, tables, traced_once
 
 from jaxrel.catalog import Catalog
 from jaxrel.features import STATISTICS, Features, feature_count, feature_names, row_features
 from jaxrel.real import from_pandas
 from jaxrel.totals import total_children
-from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database, Kind
+from jaxrel.types import NO_ROW, NO_TIME, Database, Kind
 
 ROWS = 40  # targets of each table
 
@@ -202,22 +202,6 @@ def test_features_of_real_data() -> None:
     known = sales[sales["at"].notna()].groupby("shop").price.sum()
     found = row_features(db, 0, jnp.arange(3), jnp.full(3, NO_TIME, jnp.int32))
     np.testing.assert_allclose(found.values[:, total], known[shops.name], rtol=1e-6)
-
-
-def later(db: Database, time: int, rng: np.random.Generator) -> Database:
-    """Another future: other cells, other keys, other times of every row later than a time."""
-    values, missing, links, times = (np.array(x) for x in (db.values, db.missing, db.links.parent_row, db.time))
-    for t in tables(db):
-        if not db.schema.has_time[t.index]:
-            continue
-        rows = t.rows.start + np.flatnonzero(t.time > time)
-        values[:, rows] = rng.choice([-1e30, 1.0, 1e30], (values.shape[0], rows.size))
-        missing[:, rows] ^= rng.random((values.shape[0], rows.size)) < 0.5
-        for k, p in enumerate(db.schema.fk_parent[t.index]):
-            if p != NO_TABLE:
-                links[k, rows] = rng.integers(-1, db.schema.row_count[p], rows.size)
-        times[rows] = np.sort(rng.integers(time + 1, 2**31 - 1, rows.size))
-    return db.replace(values=values, missing=missing, links=db.links.replace(parent_row=links), time=times)
 
 
 def test_the_future_leaves_no_trace(some: list[Database], program: Any) -> None:

@@ -1,0 +1,126 @@
+"""Masked-cell prediction on streamed databases: each step samples new ones, their contexts, and learns from them, in one program.
+
+``python bench/pretrain/train.py [STEPS]`` trains on the stream and prints the loss, which is of databases never seen before; then what
+generation and contexts take of a step: the fused step against learning alone, by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from model import CLASSES, RelationalTransformer, loss_of, merged
+
+import jaxrel
+from jaxrel.random import named_key, reduce_key
+
+__all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "merged", "new_contexts"]
+
+SHAPE: dict[str, Any] = {"tokens": 96, "rows_per_context": 24, "fan_out": 8, "hops": 3, "classes": CLASSES}
+DATABASES, CONTEXTS = 4, 24  # of a step, and of a database
+
+
+def contexts_of(key: Array, db: jaxrel.Database, count: int = CONTEXTS) -> jaxrel.Contexts:
+    """Contexts of some cells of a database."""
+    cells = jaxrel.sample_cells(key, db, count)
+    return jaxrel.sample_contexts(key, db, cells.table, cells.row, cells.seed_time, cells.column, **SHAPE)
+
+
+def new_contexts(root: Array, step: Array, preset: Any, databases: int = DATABASES, count: int = CONTEXTS) -> jaxrel.Contexts:
+    """The contexts of one step, of databases that no other step sees."""
+    first = step * databases
+    dbs = jaxrel.sample_databases(root, first, databases, preset.prior, preset.capacity)
+    keys = named_key(reduce_key(root), "contexts", first + jnp.arange(databases, dtype=jnp.int32))
+    return merged(jax.vmap(lambda key, db: contexts_of(key, db, count))(keys, dbs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """A model as pure functions of its state, a pytree."""
+
+    init: Callable[[int], Any]  # of a seed
+    learn: Callable[[Any, jaxrel.Contexts], tuple[Any, Array]]  # one step; the loss before it
+    predict: Callable[[Any, jaxrel.Contexts], tuple[Array, Array]]
+
+
+def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 3e-3) -> Learner:
+    """A relational transformer and AdamW with warm-up and cosine decay."""
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, max(steps // 20, 1), steps, 0.02 * rate), weight_decay=0.01),
+    )
+    graph = nnx.graphdef(RelationalTransformer(width, layers, rngs=nnx.Rngs(0)))
+
+    def init(seed: int) -> Any:
+        params = nnx.state(RelationalTransformer(width, layers, rngs=nnx.Rngs(seed)), nnx.Param)
+        return params, optimiser.init(params)
+
+    def predict(state: Any, contexts: jaxrel.Contexts) -> tuple[Array, Array]:
+        return nnx.merge(graph, state[0])(contexts)
+
+    def learn(state: Any, contexts: jaxrel.Contexts) -> tuple[Any, Array]:
+        def mean_loss(params: Any) -> Array:
+            loss, weight = loss_of(*predict((params, None), contexts), contexts)
+            return jnp.sum(loss) / jnp.maximum(jnp.sum(weight), 1.0)
+
+        params, memory = state
+        value, gradient = jax.value_and_grad(mean_loss)(params)
+        updates, memory = optimiser.update(gradient, memory, params)
+        return (optax.apply_updates(params, updates), memory), value
+
+    return Learner(init, learn, predict)
+
+
+def main() -> None:
+    """Train, then time the parts of a step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", type=int, nargs="?", default=200, help="at least 1 (default: 200)")
+    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each form (default: 10)")
+    arguments = parser.parse_args()
+    preset = jaxrel.presets.load("tiny").small
+    assert preset is not None
+    model, root = learner(arguments.steps), jax.random.key(0)
+    traces = []
+
+    def step(state: Any, number: Array, prior: Any) -> tuple[Any, Array, jaxrel.Contexts]:
+        traces.append(1)
+        contexts = new_contexts(root, number, dataclasses.replace(preset, prior=prior))
+        return *model.learn(state, contexts), contexts
+
+    whole, learn = jax.jit(step), jax.jit(model.learn)
+    state, losses = model.init(0), []
+    for number in range(arguments.steps):
+        state, loss, contexts = whole(state, jnp.int32(number), preset.prior)
+        losses.append(loss)
+        if number % 25 == 24:
+            print(f"step {number + 1}: loss of the last 25 steps {float(jnp.mean(jnp.stack(losses[-25:]))):.4f}", flush=True)
+
+    forms: dict[str, Callable[[int], Any]] = {
+        "generation, contexts and learning, fused": lambda i: whole(state, jnp.int32(i), preset.prior),
+        "learning alone": lambda i: learn(state, contexts),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(arguments.repeats + 1):
+        for name, form in forms.items():
+            began = time.perf_counter()
+            jax.block_until_ready(form(arguments.steps + turn))
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    fused, alone = (statistics.median(found) for found in seconds.values())
+    for name, found in zip(forms, (fused, alone), strict=True):
+        print(f"{name}: {found:.3f} s")
+    share = 1 - alone / fused
+    print(f"generation and contexts are {share:.0%} of a step of {contexts.token_row.size} tokens; the step was traced {len(traces)} times")
+
+
+if __name__ == "__main__":
+    main()
