@@ -12,10 +12,10 @@ from pathlib import Path
 # The suite waits for the compiler more than for anything else: half as long at a lower level and, where JAX still has them, with
 # XLA's older emitters of fusions, which must change no promise. What compiles as a user's programs do: the canary's, the benchmarks',
 # the notebooks' and the README's commands.
-_QUICK = "--xla_backend_optimization_level=1 --xla_cpu_multi_thread_eigen=false"
-if tuple(int(x) for x in version("jaxlib").split(".")[:2]) < (0, 11):
-    _QUICK += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1", "--xla_cpu_multi_thread_eigen=false"]
+    + ["--xla_cpu_use_fusion_emitters=false"] * (tuple(int(x) for x in version("jaxlib").split(".")[:2]) < (0, 11))
+)
 
 import jax
 import pytest
