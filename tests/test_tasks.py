@@ -129,7 +129,7 @@ def test_labels_of_richer_priors_are_those_of_the_sql(name: str, tmp_path: Path)
     program, seen = traced_once(of_one), collections.Counter[Any]()
     for i, db in enumerate(list(each(databases(name)))[:4]):
         folder = write_relbench(db, tmp_path / f"jaxrel-{i}")
-        seen += compare(db, [jax.device_get(program(key, db)) for key in keys()[0]], folder)
+        seen += compare(db, [jax.device_get(program(key, db)) for key in keys()[i]], folder)
     assert sum(seen.values()) > 2000 and len(seen) > 6, seen
 
 
