@@ -1,15 +1,11 @@
 """Masked-cell prediction on streamed databases: each step samples new ones, their contexts, and learns from them, in one program.
 
-``python bench/pretrain/train.py [STEPS]`` trains on the stream and prints the loss, which is of databases never seen before; then what
-generation and contexts take of a step: the fused step against learning alone, by turns.
+`notebooks/pretrain.ipynb` runs it and says what generation takes of a step; `study.py` compares what models learn from.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -88,49 +84,3 @@ def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 4e-3) ->
         return (optax.apply_updates(params, updates), memory), value
 
     return Learner(init, learn, predict)
-
-
-def main() -> None:
-    """Train, then time the parts of a step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", type=int, nargs="?", default=160, help="at least 1 (default: 160)")
-    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each form (default: 10)")
-    arguments = parser.parse_args()
-    preset = jaxrel.presets.load("tiny").small
-    assert preset is not None
-    model, root = learner(arguments.steps), jax.random.key(0)
-    traces = []
-
-    def step(state: Any, number: Array, prior: Any) -> tuple[Any, Array, jaxrel.Contexts]:
-        traces.append(1)
-        contexts = new_contexts(root, number, dataclasses.replace(preset, prior=prior))
-        return *model.learn(state, contexts, named_key(reduce_key(root), "hidden", number)), contexts
-
-    whole, learn = jax.jit(step), jax.jit(model.learn)
-    state, losses = model.init(0), []
-    for number in range(arguments.steps):
-        state, loss, contexts = whole(state, jnp.int32(number), preset.prior)
-        losses.append(loss)
-        if number % 25 == 24:
-            print(f"step {number + 1}: loss of the last 25 steps {float(jnp.mean(jnp.stack(losses[-25:]))):.4f}", flush=True)
-
-    forms: dict[str, Callable[[int], Any]] = {
-        "generation, contexts and learning, fused": lambda i: whole(state, jnp.int32(i), preset.prior),
-        "learning alone": lambda i: learn(state, contexts, reduce_key(root)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(arguments.repeats + 1):
-        for name, form in forms.items():
-            began = time.perf_counter()
-            jax.block_until_ready(form(arguments.steps + turn))
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    fused, alone = (statistics.median(found) for found in seconds.values())
-    for name, found in zip(forms, (fused, alone), strict=True):
-        print(f"{name}: {found:.3f} s")
-    share = 1 - alone / fused
-    print(f"generation and contexts are {share:.0%} of a step of {contexts.token_row.size} tokens; the step was traced {len(traces)} times")
-
-
-if __name__ == "__main__":
-    main()
