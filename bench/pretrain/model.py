@@ -34,13 +34,13 @@ def _bumps(value: Array) -> Array:
     return jnp.concatenate([value, jnp.exp(-2 * (value - jnp.asarray(_CENTRES)) ** 2)], axis=-1)
 
 
-def features(contexts: jaxrel.Contexts) -> Array:
-    """What each token says of itself, f32[M, U, 98]: its value, its kind, its place, and how it stands to the target."""
+def features(contexts: jaxrel.Contexts, hidden: Array) -> Array:
+    """What each token says of itself, f32[M, U, 90]: its value unless it is hidden, its kind, its place, how it stands to the target."""
     c = contexts
     number, table = jnp.arange(c.token_row.shape[1])[None, :], c.token_table
     real, is_time, target = c.token_row >= 0, c.token_column == jaxrel.TIME_COLUMN, number == c.target[:, None]
     code = (c.token_kind == Kind.CATEGORICAL) | (c.token_kind == Kind.BOOLEAN)
-    shown = real & ~target
+    shown = real & ~target & ~hidden
     bumps = _bumps(jnp.where(is_time, c.token_value - 4, c.token_value))  # log(1 + days): 4 are two months
     own = jnp.maximum(c.target, 0)[:, None]
     same_table = real & (table == jnp.take_along_axis(table, own, axis=1))
@@ -52,7 +52,7 @@ def features(contexts: jaxrel.Contexts) -> Array:
         jax.nn.one_hot(c.token_kind, len(Kind)),
         jax.nn.one_hot(c.token_column % 16, 16),
         jax.nn.one_hot(table % 8, 8),
-        jnp.stack([target, c.token_row == 0, same_table, same_column], axis=-1).astype(jnp.float32),
+        jnp.stack([target | hidden, target, c.token_row == 0, same_table, same_column], axis=-1).astype(jnp.float32),
     ]
     return jnp.concatenate(parts, axis=-1) * real[..., None]
 
@@ -93,17 +93,28 @@ class RelationalTransformer(nnx.Module):
     """Some blocks, in the last of which the target alone reads; then a mean of its column's cells, and what is added to it."""
 
     def __init__(self, width: int = 64, layers: int = 3, *, rngs: nnx.Rngs) -> None:
-        self.into = nnx.Linear(2 * (len(_CENTRES) + 1) + CLASSES + len(Kind) + 16 + 8 + 4, width, rngs=rngs)
+        self.into = nnx.Linear(2 * (len(_CENTRES) + 1) + CLASSES + len(Kind) + 16 + 8 + 5, width, rngs=rngs)
         self.blocks = nnx.List([Block(width, rngs) for _ in range(layers)])
         self.last, self.seen = nnx.RMSNorm(width, rngs=rngs), nnx.RMSNorm(width, rngs=rngs)
         self.query, self.key = (nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(2))
-        self.out = nnx.Linear(width, 2 + CLASSES, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.out = nnx.Linear(width, 2, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.guess = nnx.Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
-    def __call__(self, contexts: jaxrel.Contexts) -> tuple[Array, Array]:
-        """f32[M], the standardised number, and f32[M, CLASSES], the logarithms of the codes' probabilities."""
+    def __call__(self, contexts: jaxrel.Contexts, hidden: Array | None = None) -> tuple[Array, Array, Array]:
+        """What the masked cells hold.
+
+        Args:
+            contexts: M of them.
+            hidden: bool[M, U], further tokens that are masked, for training; None: none.
+
+        Returns:
+            f32[M], the target's standardised number; f32[M, CLASSES], the logarithms of its codes' probabilities; f32[M, U], a number
+            for each token.
+        """
+        hidden = jnp.zeros(contexts.token_row.shape, bool) if hidden is None else hidden
         masks = jaxrel.attention_masks(contexts)
         every = jnp.stack([masks.column, masks.feature, masks.neighbour, masks.full], axis=1)
-        x = self.into(features(contexts))
+        x = self.into(features(contexts, hidden))
         for block in self.blocks[:-1]:
             x = block(x, every)
         own = jnp.maximum(contexts.target, 0)
@@ -111,8 +122,9 @@ class RelationalTransformer(nnx.Module):
         t = self.last(self.blocks[-1](x, jnp.take_along_axis(every, own[:, None, None, None], axis=2), target)[:, 0])
         added = self.out(t)
 
-        column = jnp.take_along_axis(masks.column, own[:, None, None], axis=1)[:, 0] & (jnp.arange(x.shape[1]) != own[:, None])
-        score = jnp.einsum("md,mud->mu", self.query(t), self.key(self.seen(x))) * t.shape[-1] ** -0.5
+        column = jnp.take_along_axis(masks.column, own[:, None, None], axis=1)[:, 0] & (jnp.arange(x.shape[1]) != own[:, None]) & ~hidden
+        seen = self.seen(x)
+        score = jnp.einsum("md,mud->mu", self.query(t), self.key(seen)) * t.shape[-1] ** -0.5
         weight = jax.nn.softmax(jnp.where(column, score, -1e9), axis=1) * jnp.any(column, axis=1, keepdims=True)
         trust = jax.nn.sigmoid(added[:, :1] - 2)  # in cells of the context against those that the statistics were taken from
         number = trust[:, 0] * jnp.sum(weight * jnp.clip(contexts.token_value, -FAR, FAR), axis=1) + added[:, 1]
@@ -123,7 +135,8 @@ class RelationalTransformer(nnx.Module):
         counts = (contexts.target_counts + 0.5) * possible
         common = counts / jnp.maximum(jnp.sum(counts, axis=1, keepdims=True), 0.5)
         share = trust * jnp.einsum("mu,muc->mc", weight, codes) + (1 - trust) * common
-        return number, jax.nn.log_softmax(jnp.where(possible, jnp.log(share + 1e-4) + added[:, 2:], -1e9))
+        scores = jax.nn.log_softmax(jnp.where(possible, jnp.log(share + 1e-4), -1e9))
+        return number, scores, self.guess(seen)[..., 0]
 
 
 def loss_of(number: Array, scores: Array, contexts: jaxrel.Contexts) -> tuple[Array, Array]:

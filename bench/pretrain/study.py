@@ -118,7 +118,7 @@ def run(arm: str, seed: int, steps: int, feed: Callable[[int], Any], tests: dict
         if step in marks & {0, steps}:
             zero_shot[step] = {task.name: held_out.score(task, functools.partial(model.predict, state), BATCH) for task in tasks}
         if step < steps:
-            state, _ = model.learn(state, feed(step))
+            state, _ = model.learn(state, feed(step), named_key(_ROOT, "hidden", seed, step))
     seconds = time.process_time() - began
     return {
         "arm": arm,

@@ -1,15 +1,11 @@
 """Masked-cell prediction on streamed databases: each step samples new ones, their contexts, and learns from them, in one program.
 
-``python bench/pretrain/train.py [STEPS]`` trains on the stream and prints the loss, which is of databases never seen before; then what
-generation and contexts take of a step: the fused step against learning alone, by turns.
+`notebooks/pretrain.ipynb` runs it and says what generation takes of a step; `study.py` compares what models learn from.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +14,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from model import CLASSES, RelationalTransformer, loss_of, merged
+from model import CLASSES, FAR, RelationalTransformer, loss_of, merged
 
 import jaxrel
-from jaxrel.random import named_key, reduce_key
+from jaxrel import Kind
+from jaxrel.random import bits, chance, named_key, reduce_key
 
 __all__ = ["CONTEXTS", "DATABASES", "SHAPE", "Learner", "contexts_of", "learner", "merged", "new_contexts"]
 
-SHAPE: dict[str, Any] = {"tokens": 96, "rows_per_context": 24, "fan_out": 8, "hops": 3, "classes": CLASSES}
+SHAPE: dict[str, Any] = {"tokens": 64, "rows_per_context": 20, "fan_out": 8, "hops": 3, "classes": CLASSES}
 DATABASES, CONTEXTS = 4, 24  # of a step, and of a database
+HIDDEN = 0.2  # share of the numbers of a context that are masked beside the target while the model learns
 
 
 def contexts_of(key: Array, db: jaxrel.Database, count: int = CONTEXTS) -> jaxrel.Contexts:
@@ -48,11 +46,11 @@ class Learner:
     """A model as pure functions of its state, a pytree."""
 
     init: Callable[[int], Any]  # of a seed
-    learn: Callable[[Any, jaxrel.Contexts], tuple[Any, Array]]  # one step; the loss before it
+    learn: Callable[[Any, jaxrel.Contexts, Array], tuple[Any, Array]]  # one step, u32[2] chooses what else is hidden; the target's loss
     predict: Callable[[Any, jaxrel.Contexts], tuple[Array, Array]]
 
 
-def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 3e-3) -> Learner:
+def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 4e-3) -> Learner:
     """A relational transformer and AdamW with warm-up and cosine decay."""
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -65,62 +63,24 @@ def learner(steps: int, width: int = 64, layers: int = 3, rate: float = 3e-3) ->
         return params, optimiser.init(params)
 
     def predict(state: Any, contexts: jaxrel.Contexts) -> tuple[Array, Array]:
-        return nnx.merge(graph, state[0])(contexts)
+        return nnx.merge(graph, state[0])(contexts)[:2]
 
-    def learn(state: Any, contexts: jaxrel.Contexts) -> tuple[Any, Array]:
-        def mean_loss(params: Any) -> Array:
-            loss, weight = loss_of(*predict((params, None), contexts), contexts)
-            return jnp.sum(loss) / jnp.maximum(jnp.sum(weight), 1.0)
+    def learn(state: Any, contexts: jaxrel.Contexts, key: Array) -> tuple[Any, Array]:
+        c = contexts
+        number = (c.token_kind == Kind.NUMERIC) | (c.token_kind == Kind.INTEGER)
+        luck = bits(key, jnp.arange(c.token_row.size, dtype=jnp.int32)).reshape(c.token_row.shape)
+        hidden = number & chance(luck, jnp.uint32(HIDDEN * 2**24)) & (jnp.arange(c.token_row.shape[1]) != c.target[:, None])
+
+        def mean_loss(params: Any) -> tuple[Array, Array]:
+            number, scores, guess = nnx.merge(graph, params)(contexts, hidden)
+            loss, weight = loss_of(number, scores, contexts)
+            others = optax.huber_loss(guess, jnp.clip(c.token_value, -FAR, FAR)) * hidden
+            main = jnp.sum(loss) / jnp.maximum(jnp.sum(weight), 1.0)
+            return main + jnp.sum(others) / jnp.maximum(jnp.sum(hidden), 1.0), main
 
         params, memory = state
-        value, gradient = jax.value_and_grad(mean_loss)(params)
+        (_, value), gradient = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, memory = optimiser.update(gradient, memory, params)
         return (optax.apply_updates(params, updates), memory), value
 
     return Learner(init, learn, predict)
-
-
-def main() -> None:
-    """Train, then time the parts of a step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", type=int, nargs="?", default=200, help="at least 1 (default: 200)")
-    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each form (default: 10)")
-    arguments = parser.parse_args()
-    preset = jaxrel.presets.load("tiny").small
-    assert preset is not None
-    model, root = learner(arguments.steps), jax.random.key(0)
-    traces = []
-
-    def step(state: Any, number: Array, prior: Any) -> tuple[Any, Array, jaxrel.Contexts]:
-        traces.append(1)
-        contexts = new_contexts(root, number, dataclasses.replace(preset, prior=prior))
-        return *model.learn(state, contexts), contexts
-
-    whole, learn = jax.jit(step), jax.jit(model.learn)
-    state, losses = model.init(0), []
-    for number in range(arguments.steps):
-        state, loss, contexts = whole(state, jnp.int32(number), preset.prior)
-        losses.append(loss)
-        if number % 25 == 24:
-            print(f"step {number + 1}: loss of the last 25 steps {float(jnp.mean(jnp.stack(losses[-25:]))):.4f}", flush=True)
-
-    forms: dict[str, Callable[[int], Any]] = {
-        "generation, contexts and learning, fused": lambda i: whole(state, jnp.int32(i), preset.prior),
-        "learning alone": lambda i: learn(state, contexts),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(arguments.repeats + 1):
-        for name, form in forms.items():
-            began = time.perf_counter()
-            jax.block_until_ready(form(arguments.steps + turn))
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    fused, alone = (statistics.median(found) for found in seconds.values())
-    for name, found in zip(forms, (fused, alone), strict=True):
-        print(f"{name}: {found:.3f} s")
-    share = 1 - alone / fused
-    print(f"generation and contexts are {share:.0%} of a step of {contexts.token_row.size} tokens; the step was traced {len(traces)} times")
-
-
-if __name__ == "__main__":
-    main()
