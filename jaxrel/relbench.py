@@ -272,9 +272,13 @@ def _statistics(column: pa.ChunkedArray) -> dict[str, Any]:
         values = array.to_numpy()
     if not values.size:
         return {"n_unique": 0, "n_classes": 0, "majority_frac": 0.0, "std": 0.0}
-    ordered = np.sort(values)
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
-    distinct, most = starts.size - 1, int(np.diff(starts).max())
+    if coded:
+        counts = np.bincount(values)
+        distinct, most = int(np.count_nonzero(counts)), int(counts.max())
+    else:
+        ordered = np.sort(values)
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
+        distinct, most = starts.size - 1, int(np.diff(starts).max())
     return {
         "n_unique": distinct,
         "n_classes": distinct if coded else 0,
