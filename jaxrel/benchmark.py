@@ -296,6 +296,10 @@ def _existing(dataset: _Dataset, task: Mapping[str, Any]) -> dict[str, pa.Table]
     table = dataset.column(task["entity_table"], [time, key, target]).select([time, key, target])
     if pa.types.is_integer(table[target].type) and table[target].null_count:  # what RelBench's pandas makes of them
         table = table.set_column(2, target, table[target].cast(pa.float64()))
+    if pa.types.is_dictionary(table[target].type):  # what DuckDB makes of them on RelBench's way
+        coded = pa.dictionary(table[target].type.index_type, table[target].type.value_type, ordered=True)
+        chunks = [pa.DictionaryArray.from_arrays(x.indices, x.dictionary, ordered=True) for x in table[target].chunks]
+        table = table.set_column(2, target, pa.chunked_array(chunks, coded))
     seconds = table[time].cast(pa.timestamp("us"))
     val, test = (pa.scalar(x, pa.int64()).cast(pa.timestamp("us")) for x in (dataset.val, dataset.test))
     early, late = pc.less_equal(seconds, val), pc.greater(seconds, test)
