@@ -6,7 +6,6 @@ from jaxrel._version import __version__ as __version__
 from jaxrel.children import child_span as child_span
 from jaxrel.children import children_until as children_until
 from jaxrel.children import index_children as index_children
-from jaxrel.contexts import NO_COLUMN as NO_COLUMN
 from jaxrel.contexts import TIME_COLUMN as TIME_COLUMN
 from jaxrel.contexts import Cells as Cells
 from jaxrel.contexts import Contexts as Contexts
@@ -45,6 +44,7 @@ from jaxrel.tasks import Task as Task
 from jaxrel.tasks import TaskKind as TaskKind
 from jaxrel.tasks import sample_task as sample_task
 from jaxrel.totals import total_children as total_children
+from jaxrel.types import NO_COLUMN as NO_COLUMN
 from jaxrel.types import SCM as SCM
 from jaxrel.types import Capacity as Capacity
 from jaxrel.types import Database as Database

@@ -24,6 +24,7 @@ from jaxrel.catalog import Catalog, TableWords
 from jaxrel.convert import words_of
 from jaxrel.encoding import unused_name
 from jaxrel.errors import UserError
+from jaxrel.splits import DAY
 from jaxrel.tasks import Measure, Task, TaskKind
 from jaxrel.types import Database, Kind
 
@@ -112,7 +113,7 @@ def describe_task(task: Task, db: Database, catalog: Catalog | None = None, name
         raise UserError(f"task: table {entity.name} has no primary key, which RelBench needs; choose another task")
     if kind == TaskKind.AUTOCOMPLETE:
         return _autocomplete(entity, column, int(task.classes), names)
-    child, fk, days = tables[int(task.child)], int(task.fk), int(task.window) // 86_400
+    child, fk, days = tables[int(task.child)], int(task.fk), int(task.window) // DAY
     key = child.foreign_keys[fk]
     assert child.time_column is not None
     words = _Names(

@@ -30,11 +30,11 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.children import ChildIndex, child_span, children_until, first_place, index_children, leading_keys, look
 from jaxrel.random import below, bits, named_key, reduce_key
-from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database, Kind
+from jaxrel.splits import DAY
+from jaxrel.types import NO_COLUMN, NO_ROW, NO_TABLE, NO_TIME, Database, Kind
 
-__all__ = ["NO_COLUMN", "SAMPLE", "TIME_COLUMN", "Cells", "Contexts", "Masks", "attention_masks", "sample_cells", "sample_contexts"]
+__all__ = ["SAMPLE", "TIME_COLUMN", "Cells", "Contexts", "Masks", "attention_masks", "sample_cells", "sample_contexts"]
 
-NO_COLUMN = -1  # a token that is padding; as a target: nothing is masked
 TIME_COLUMN = -2  # the column of a token that holds its row's time
 SAMPLE = 64  # rows that a column's mean and deviation are taken from: their errors are an eighth of a deviation
 _TRIES = 4  # rows that are drawn until a known cell is found
@@ -340,7 +340,7 @@ def _tokens(
     value = (db.values[:, place].T - mean[there]) / scale[there]
     value = jnp.where(jnp.isfinite(value), value, 0.0)
     time = jnp.where(has_time, db.time[place], 0)
-    days = (seed_time.astype(jnp.uint32) - time.astype(jnp.uint32)).astype(jnp.float32) / 86_400
+    days = (seed_time.astype(jnp.uint32) - time.astype(jnp.uint32)).astype(jnp.float32) / DAY
     shown_value = jnp.concatenate([jnp.where(is_target, 0.0, value), jnp.log1p(days)[:, None]], axis=1).reshape(-1)
     kind = jnp.concatenate([schema.column_kind[there], jnp.full((S, 1), int(Kind.TIMESTAMP), jnp.int32)], axis=1).reshape(-1)
     number = at % (C + 1)

@@ -31,11 +31,10 @@ from jaxrel.probe import CLASSES, judge, judge_links
 from jaxrel.random import below, bits, index_permutation, named_key, reduce_key
 from jaxrel.splits import DAY, split_days
 from jaxrel.totals import ChildTotals, total_children
-from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Capacity, Database, Kind
+from jaxrel.types import NO_COLUMN, NO_ROW, NO_TABLE, NO_TIME, Capacity, Database, Kind
 
 __all__ = ["ALL_KINDS", "Measure", "Split", "Task", "TaskKind", "sample_task"]
 
-NO_COLUMN = -1
 _PROPOSALS = 8  # pairs of entity and seed time looked at for each row of a task, most
 _PIECE = 4096  # children read at once
 _WINDOWS = (1, 1, 2, 2, 4, 8)  # the window is the longest that fits, divided by one of these

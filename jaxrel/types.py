@@ -32,6 +32,7 @@ __all__ = [
     "NO_CUT",
     "NO_ROW",
     "NO_TABLE",
+    "NO_COLUMN",
     "NO_TIME",
     "MAX_FOREIGN_KEYS",
     "SCM",
@@ -62,6 +63,7 @@ NO_TABLE = -1  # no parent table: an unused foreign-key slot
 ALL_LANES = -1  # an edge reads its parent's whole latent vector
 CODE_LANE = -2  # an edge reads the code of its categorical parent
 NO_ROW = -1  # no parent row: a null foreign key, or padding
+NO_COLUMN = -1  # no column: of a task without one, a token that is padding, a context in which nothing is masked
 NO_TIME = 2**31 - 1  # a row of a timed table whose time is not known (real data): it comes last
 NO_CUT = -1  # a column that is not cut into classes
 FIRST_DAY, LAST_DAY = -24837, 24836  # 1902-01-01 … 2037-12-31 in days since 1970: what relational transformers can hold
