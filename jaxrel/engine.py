@@ -1,6 +1,6 @@
 """The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
 
-The caller's thread keeps the books. Computing threads (one a core on CPU, else one a device) make databases while writer threads bring
+The caller's thread keeps the books. Computing threads (one more than cores on a CPU, else one a device) make databases while writer threads bring
 others to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
 never of its neighbours, of the range that a run was asked for, or of what was resumed.
 """
@@ -400,7 +400,8 @@ def generate(
             devices, lock = own_devices(), threading.Lock()
             cores = threads or os.cpu_count() or 1
             writers = max(1, min(4, cores // 2, len(todo)))
-            computers = min(cores if devices[0].platform == "cpu" else len(devices), len(todo))  # XLA's own threads add little
+            # One more than cores, for while one hands over what it made, XLA's idle threads would spin beside the writers.
+            computers = min(cores + 1 if devices[0].platform == "cpu" else len(devices), len(todo))
             if programs is None and min(len(devices), computers) > 1:
                 programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrel-programs-"))
             kept = None if programs is None else Path(programs)
