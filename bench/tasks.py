@@ -33,9 +33,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 import jaxrel
 from jaxrel.benchmark import SPLITS, is_distinct
+from jaxrel.database import shortened
 from jaxrel.features import feature_count
 from jaxrel.fleet import database_key
 from jaxrel.random import named_key, seed_key
+from jaxrel.stages import capacity_of_tasks
 from jaxrel.tasks import Measure, Task, TaskKind
 from jaxrel.types import Database
 
@@ -152,27 +154,34 @@ def summarise(count: Any, kinds: Any, scores: list[dict[str, Any]], seconds: Any
 
 def measure(preset: Any, databases: int, tasks: int, seed: int, out: Path | None) -> dict[str, Any]:
     """All figures, kept after each database."""
-    capacity, root = preset.capacity, seed_key(seed)
+    root = seed_key(seed)
     jit = partial(jax.jit, compiler_options=jaxrel.COMPILER_OPTIONS)
-    sample = jit(lambda i: jaxrel.sample_database(database_key(root, i), preset.prior, capacity))
+    sample = jit(lambda i: jaxrel.sample_database(database_key(root, i), preset.prior, preset.capacity))
     total = jit(jaxrel.total_children)
-    draw = jit(
-        lambda i, n, db, t: jaxrel.sample_task(named_key(database_key(root, i), "tasks", n), db, capacity, tries=1, timed=True, totals=t)
-    )
-    episode = jit(lambda db, task, t: jaxrel.sample_episode(root, db, task, capacity, totals=t))
+
+    @partial(jit, static_argnames="capacity")
+    def draw(i: Any, n: Any, db: Database, totals: Any, capacity: Any) -> Task:
+        return jaxrel.sample_task(named_key(database_key(root, i), "tasks", n), db, capacity, tries=1, timed=True, totals=totals)
+
+    @partial(jit, static_argnames="capacity")
+    def episode(db: Database, task: Task, totals: Any, capacity: Any) -> Any:
+        return jaxrel.sample_episode(root, db, task, capacity, totals=totals)
+
     count: collections.Counter[str] = collections.Counter()
     kinds: collections.Counter[str] = collections.Counter()
     scores: list[dict[str, Any]] = []
     seconds: collections.Counter[str] = collections.Counter()
     for i in range(databases):
         db = sample(np.int32(i))
+        capacity = capacity_of_tasks(db, preset.capacity)
+        db = shortened(db, capacity.rows)
         began = time.monotonic()
         totals = jax.block_until_ready(total(db))
         seconds["totals"] += time.monotonic() - began
         host, found = jax.device_get(db), list[Task]()
         for attempt in range(TRIES * tasks):
             began = time.monotonic()
-            task = jax.device_get(draw(np.int32(i), np.int32(attempt), db, totals))
+            task = jax.device_get(draw(np.int32(i), np.int32(attempt), db, totals, capacity))
             seconds["draws"] += time.monotonic() - began
             count["drawn"] += 1
             count["passed"] += int(task.passed)
@@ -193,7 +202,7 @@ def measure(preset: Any, databases: int, tasks: int, seed: int, out: Path | None
             kinds[kind.name.lower() + (f" {Measure(int(task.measure)).name.lower()}" if kind == TaskKind.FORECAST else "")] += 1
             if kind == TaskKind.RECOMMENDATION:
                 continue
-            seen = jax.device_get(episode(db, task, totals))
+            seen = jax.device_get(episode(db, task, totals, capacity))
             X = np.where(seen.missing, np.nan, seen.X).astype(np.float64)
             train, query, y = seen.train_mask, seen.query_mask, seen.y
             of_depth = [fitted(X[:, : feature_count(capacity, depth)], y, train, query, classes) for depth in range(3)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
+import jax
 from jax.typing import ArrayLike
 
 from jaxrel.links import sample_links
@@ -9,9 +13,9 @@ from jaxrel.prior import Prior
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
 from jaxrel.simulation import simulate
-from jaxrel.types import Capacity, Database
+from jaxrel.types import TILE, Capacity, Database, tiles_of
 
-__all__ = ["sample_database"]
+__all__ = ["rows_in_use", "sample_database", "shortened"]
 
 
 def sample_database(key: ArrayLike, prior: Prior, capacity: Capacity) -> Database:
@@ -39,3 +43,27 @@ def sample_database(key: ArrayLike, prior: Prior, capacity: Capacity) -> Databas
     links = sample_links(key, prior, schema, capacity)
     scm = sample_scm(key, prior, schema, capacity)
     return simulate(key, schema, links, scm, capacity)
+
+
+def rows_in_use(db: Database) -> int:
+    """How far the tables of one concrete database reach on the row axis: a multiple of `TILE`."""
+    offset, count = jax.device_get((db.schema.row_offset, db.schema.row_count))
+    return max(int((offset + TILE * tiles_of(count)).max()), TILE)
+
+
+@partial(jax.jit, static_argnames="rows")
+def shortened(db: Database, rows: int) -> Database:
+    """The same database on a shorter row axis: padding alone is cut off.
+
+    Args:
+        db: one database, of R ≥ ``rows`` rows.
+        rows: static, at least its `rows_in_use`, a multiple of `TILE`.
+
+    Returns:
+        A `Database` whose capacity has that many rows.
+    """
+    links = dataclasses.replace(db.links, parent_row=db.links.parent_row[:, :rows])
+    aggregates = None if db.aggregates is None else db.aggregates[:, :, :rows]
+    return dataclasses.replace(
+        db, links=links, aggregates=aggregates, values=db.values[:, :rows], missing=db.missing[:, :rows], time=db.time[:rows]
+    )

@@ -1,8 +1,8 @@
 """The engine: a corpus of databases on disk, compiled once, computed and written side by side, resumable at any database.
 
-The caller's thread keeps the books. Computing threads (one more than cores on a CPU, else one a device) make databases while writer threads bring
-others to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior or schema alone:
-never of its neighbours, of the range that a run was asked for, or of what was resumed.
+The caller's thread keeps the books. Computing threads (one more than cores on a CPU, else one a device) make databases while writer
+threads bring others to disk; the queue between them is bounded, so memory is too. Database i is a function of the seed, i, and the prior
+or schema alone: never of its neighbours, of the range that a run was asked for, or of what was resumed.
 """
 
 from __future__ import annotations
@@ -397,7 +397,7 @@ def generate(
         files.remove_partial(out, [f"{prefix}-{index}" for index in indices])
     if todo:
         with _output_folder(out), contextlib.ExitStack() as stack:
-            devices, lock = own_devices(), threading.Lock()
+            devices, lock = own_devices(), threading.RLock()
             cores = threads or os.cpu_count() or 1
             writers = max(1, min(4, cores // 2, len(todo)))
             # One more than cores, for while one hands over what it made, XLA's idle threads would spin beside the writers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import threading
@@ -18,6 +19,7 @@ from jax import Array, Device
 from jaxrel.benchmark import is_distinct
 from jaxrel.catalog import Catalog
 from jaxrel.convert import TableRows
+from jaxrel.database import rows_in_use, shortened
 from jaxrel.fleet import database_key
 from jaxrel.links import place_links, sample_link_laws
 from jaxrel.prior import Prior
@@ -29,9 +31,9 @@ from jaxrel.simulation import Chunk, no_exports, simulate, stream_rows
 from jaxrel.streaming import is_huge, resident_capacity, stream_tables
 from jaxrel.tasks import Task, sample_task
 from jaxrel.totals import ChildTotals, total_children
-from jaxrel.types import HUGE, SCM, TILE, Capacity, Database, Links, Schema
+from jaxrel.types import HUGE, SCM, TILE, Capacity, Database, Links, Schema, tiles_of
 
-__all__ = ["Made", "Plan", "Stages"]
+__all__ = ["Made", "Plan", "Stages", "capacity_of_tasks"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +138,15 @@ def _in_passing(capacity: Capacity) -> dict[str, Any]:
     return {"laws": _laws, "scm": _scm_at(capacity), "chunk": _chunk}
 
 
+_SHORT = 4  # tasks of a database that fills no more than this part of its row axis are drawn on as much of it
 _TRIES = 8  # tasks that are looked at for each that is wanted, most
 _STATIC = ("capacity", "tiles")
+
+
+def capacity_of_tasks(database: Database, capacity: Capacity) -> Capacity:
+    """The capacity, with a row axis of one of two lengths that holds a concrete database: two, for each is compiled."""
+    short = TILE * -(-tiles_of(capacity.rows) // _SHORT)
+    return dataclasses.replace(capacity, rows=short if rows_in_use(database) <= short else capacity.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +165,7 @@ class Stages:
     Many threads may call it.
     """
 
-    def __init__(self, plan: Plan, folder: Path | None, device: Device, lock: threading.Lock) -> None:
+    def __init__(self, plan: Plan, folder: Path | None, device: Device, lock: threading.RLock) -> None:
         prior, schema = jax.device_put((plan.prior, plan.schema), device)
         self._plan, self._folder, self._device = dataclasses.replace(plan, prior=prior, schema=schema), folder, device
         self._lock, self._ready = lock, False  # of all devices: what one compiles, the others load
@@ -174,18 +183,19 @@ class Stages:
 
     def _compiled(self, capacity: Capacity, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
         kind = capacity, tuple(functions)
-        if kind not in self._stages:
-            inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
-            static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
-            self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder, self._device)
+        with self._lock if kind not in self._stages else contextlib.nullcontext():
+            if kind not in self._stages:
+                inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
+                static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
+                self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder, self._device)
         return self._stages[kind]
 
     def _make(self, root: Array, index: np.int32) -> Made:
         plan = self._plan
         functions: dict[str, Any] = {"schema": _schema if plan.schema is None else _rekeyed}
         if not plan.may_be_huge:
-            functions |= _whole(plan.capacity) | ({"totals": _totals, "task": _task} if plan.tasks else {})
-        known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema, "attempt": np.int32(0)}
+            functions |= _whole(plan.capacity)
+        known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
         stages = self._compiled(plan.capacity, functions, **known)
         schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
         if plan.may_be_huge:
@@ -195,10 +205,14 @@ class Stages:
         links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
         scm = stages["scm"](root, index, plan.prior, schema)
         database = stages["simulate"](root, index, schema, links, scm)
-        return Made(jax.device_get(database), tasks=self._tasks(stages, root, index, database) if plan.tasks else ())
+        return Made(jax.device_get(database), tasks=self._tasks(root, index, database) if plan.tasks else ())
 
-    def _tasks(self, stages: dict[str, Callable[..., Any]], root: Array, index: np.int32, database: Database) -> tuple[Task, ...]:
-        """The first distinct tasks that the gate lets through."""
+    def _tasks(self, root: Array, index: np.int32, database: Database) -> tuple[Task, ...]:
+        """The first distinct tasks that the gate lets through; they do not depend on how long the row axis is."""
+        capacity = capacity_of_tasks(database, self._plan.capacity)
+        database = shortened(database, capacity.rows)
+        known = {"root": root, "index": index, "attempt": np.int32(0), "simulate": database}
+        stages = self._compiled(capacity, {"totals": _totals, "task": _task}, **known)
         totals, found = stages["totals"](database), list[Task]()
         for attempt in range(self._plan.tasks * _TRIES):
             task: Task = jax.device_get(stages["task"](root, index, np.int32(attempt), database, totals))
