@@ -8,7 +8,8 @@ devices    databases side by side under ``vmap``, their keys sharded over so man
 
 All but the last are runs of the command line, ``python -m jaxrel generate``, in a process of its own, a second time with the programs of
 the first (``warm``); memory and processor seconds are that process's. "CPU ns a cell, more" is what the cells beyond those of the line
-before have cost of all cores: neither the start of the process counts in it nor what else runs on the machine.
+before have cost of all cores, where their number grows; else what all have cost beyond the axis's first schema with one row a table:
+neither the start of the process counts in it nor what else runs on the machine.
 """
 
 from __future__ import annotations
@@ -109,18 +110,25 @@ def along_databases(asked: argparse.Namespace, work: Path) -> Iterator[dict[str,
         yield measure(databases, ["--preset", asked.preset, "--databases", str(databases)], work, asked.repeats)
 
 
+def _least(text: str, work: Path, repeats: int) -> dict[str, Any]:
+    """A schema of two tables with one row each: what sizes with the same number of cells are compared with."""
+    return measure(2, _schema(work, text, {"t0": 1, "t1": 1}), work, repeats)
+
+
 def along_tables(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """More and more tables of fewer and fewer rows, about eight columns each in all."""
+    least = _least(tree(2, 6), work, asked.repeats)
     for tables in _sizes(2, asked.most_tables, 5):
         rows = max(asked.cells // (8 * tables), 1)
-        yield measure(tables, _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)}), work, asked.repeats)
+        yield measure(tables, _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)}), work, asked.repeats) | {"least": least}
 
 
 def along_columns(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Wider and wider tables of fewer and fewer rows."""
+    least = _least(tree(2, 4), work, asked.repeats)
     for columns in _sizes(4, asked.most_columns, 4):
         rows = max(asked.cells // (2 * (columns + 2)), 1)
-        yield measure(columns, _schema(work, tree(2, columns), {"t0": rows, "t1": rows}), work, asked.repeats)
+        yield measure(columns, _schema(work, tree(2, columns), {"t0": rows, "t1": rows}), work, asked.repeats) | {"least": least}
 
 
 def on_devices(preset: str, batch: int, repeats: int) -> dict[str, Any]:
@@ -174,6 +182,7 @@ def report(axis: str, figures: Sequence[dict[str, Any]]) -> str:
     head = [axis, "cold s", "warm s", "warm CPU s", "cells", "cells/s", "rows/s", "CPU ns a cell, more", "peak MiB"]
     lines, before = [], None
     for f in figures:
+        before = f.get("least", before)
         grown = f["cells"] - before["cells"] if before else 0
         each = f"{1e9 * (f['warm_cpu_s'] - before['warm_cpu_s']) / grown:,.0f}" if before and grown > f["cells"] / 2 else ""
         seconds = [f"{f['cold_s']:.1f}", f"{f['warm_s']:.2f}", f"{f['warm_cpu_s']:.2f}"]
@@ -202,7 +211,7 @@ def main() -> None:
         ("devices", 8, "simulated devices"),
     ):
         parser.add_argument(f"--most-{name}", type=_number, default=most, metavar="N", help=f"most {of} (default: {most:,})")
-    parser.add_argument("--cells", type=_number, default=2_400_000, metavar="N", help="along tables and columns (default: 2.4e6)")
+    parser.add_argument("--cells", type=_number, default=24_000_000, metavar="N", help="along tables and columns (default: 2.4e7)")
     parser.add_argument("--preset", default="tiny", help="of databases and devices (default: tiny)")
     parser.add_argument("--batch", type=int, default=8, metavar="B", help="databases side by side on devices (default: 8)")
     parser.add_argument("--repeats", type=int, default=1, help="warm runs, of which the median counts (default: 1)")
