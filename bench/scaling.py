@@ -120,7 +120,9 @@ def along_tables(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, An
     least = _least(tree(2, 6), work, asked.repeats)
     for tables in _sizes(2, asked.most_tables, 5):
         rows = max(asked.cells // (8 * tables), 1)
-        yield measure(tables, _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)}), work, asked.repeats) | {"least": least}
+        yield measure(tables, _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)}), work, asked.repeats) | {
+            "least": least
+        }
 
 
 def along_columns(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:

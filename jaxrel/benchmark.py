@@ -329,7 +329,7 @@ def _forecast(dataset: _Dataset, task: Mapping[str, Any]) -> dict[str, pa.Table]
     return labels
 
 
-def write_tasks(folder: Path, tasks: Sequence[Task], db: Database, catalog: Catalog | None = None) -> list[str]:
+def write_tasks(folder: Path, tasks: Sequence[Task], db: Database, catalog: Catalog | None = None) -> dict[str, str]:
     """Write tasks of a database into its dataset folder.
 
     Args:
@@ -339,12 +339,13 @@ def write_tasks(folder: Path, tasks: Sequence[Task], db: Database, catalog: Cata
         catalog: its words; None stands for `Catalog.default`.
 
     Returns:
-        The names of the tasks that were written; left out are those that RelBench's format cannot hold, or that have no label in a split.
+        By name, what each task that was written asks; left out are those that RelBench's format cannot hold, or that have no label in a
+        split.
     """
-    names: list[str] = []
+    written: dict[str, str] = {}
     for task in tasks:
         try:
-            manifest = describe_task(task, db, catalog, names)
+            manifest = describe_task(task, db, catalog, list(written))
         except UserError:
             continue
         labels = regenerate_labels(folder, manifest)
@@ -358,8 +359,8 @@ def write_tasks(folder: Path, tasks: Sequence[Task], db: Database, catalog: Cata
         for split, table in labels.items():
             coded = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
             pq.write_table(table.replace_schema_metadata(None), target / f"{split}.parquet", use_dictionary=coded, compression="snappy")
-        names.append(manifest["name"])
-    return names
+        written[manifest["name"]] = manifest["description"]
+    return written
 
 
 class _Dumper(yaml.SafeDumper):

@@ -43,7 +43,7 @@ def inspect(folder: str | os.PathLike[str]) -> str:
         folder: a RelBench dataset, a plain database, or a folder of databases.
 
     Returns:
-        Tables, keys and columns, with the share of missing values and the mean and deviation or the commonest values.
+        Tables, keys and columns, with the share of missing values and the mean and deviation or the commonest values; and tasks.
 
     Raises:
         UserError: if there is no database, or a file of it cannot be read.
@@ -65,6 +65,8 @@ def inspect(folder: str | os.PathLike[str]) -> str:
         for row in table.columns:
             padded = [x.ljust(w) for x, w in zip(row[:3], width, strict=True)]
             lines.append("  ".join(["", *padded, row[3]]).rstrip())
+    if tasks := _tasks(folder):
+        lines += ["", f"{len(tasks)} task{'s' * (len(tasks) > 1)}:", *(f"  {name}: {text}" for name, text in tasks.items())]
     return "\n".join(lines)
 
 
@@ -90,6 +92,10 @@ def inspect_html(folder: str | os.PathLike[str]) -> str:
             cells = "\n".join("<tr>" + "".join(f"<td>{escape(x)}</td>" for x in row) + "</tr>" for row in table.columns)
             parts.append(f"<h2>{escape(table.name)}</h2>\n<p>{table.box.rows:,} rows</p>")
             parts.append(f"<table><tr><th>column</th><th>type</th><th>missing</th><th>values</th></tr>\n{cells}</table>")
+        if tasks := _tasks(folder):
+            parts.append(
+                "<h2>Tasks</h2>\n<ul>" + "".join(f"<li>{escape(task)}: {escape(text)}</li>" for task, text in tasks.items()) + "</ul>"
+            )
         body = "\n".join(parts)
     name = escape(folder.resolve().name)
     head = f'<head><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style></head>'
@@ -124,6 +130,18 @@ def _keys(folder: Path) -> dict[str, tuple[str | None, str | None, dict[str, str
         return found
     except Exception as error:
         raise UserError(f"{folder}: its manifest cannot be read ({' '.join(str(error).split())}); see jaxrel validate") from error
+
+
+def _tasks(folder: Path) -> dict[str, str]:
+    """By name, what each task of a RelBench dataset asks."""
+    found = {}
+    for path in sorted(folder.glob("tasks/*/manifest.yaml")):
+        try:
+            manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+            found[str(manifest["name"])] = str(manifest.get("description", ""))
+        except Exception as error:
+            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); see jaxrel validate") from error
+    return found
 
 
 def _boxes(folder: Path) -> dict[str, Box]:

@@ -365,7 +365,7 @@ def test_real_data_and_tables_without_times() -> None:
     assert len(set(task.row[task.row != NO_ROW].tolist())) == (task.row != NO_ROW).sum()
     with pytest.raises(UserError, match="has no time column|other units"):
         describe_task(task, real.database, real.catalog)
-    assert write_tasks(Path("nowhere"), [task], real.database, real.catalog) == []
+    assert write_tasks(Path("nowhere"), [task], real.database, real.catalog) == {}
 
 
 @pytest.mark.slow
