@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -143,6 +144,16 @@ _TRIES = 8  # tasks that are looked at for each that is wanted, most
 _STATIC = ("capacity", "tiles")
 
 
+@functools.cache
+def _find_lapack() -> None:
+    """Let JAX look up LAPACK, which the gate of tasks calls.
+
+    JAX does so when it lowers such a call; a program that was loaded from disk never was, and would crash (JAX 0.12).
+    """
+    matrix = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    jax.jit(lambda a: jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), a)).lower(matrix)
+
+
 def capacity_of_tasks(database: Database, capacity: Capacity) -> Capacity:
     """The capacity, with a row axis of one of two lengths that holds a concrete database: two, for each is compiled."""
     short = TILE * -(-tiles_of(capacity.rows) // _SHORT)
@@ -212,6 +223,7 @@ class Stages:
         capacity = capacity_of_tasks(database, self._plan.capacity)
         database = shortened(database, capacity.rows)
         known = {"root": root, "index": index, "attempt": np.int32(0), "simulate": database}
+        _find_lapack()
         stages = self._compiled(capacity, {"totals": _totals, "task": _task}, **known)
         totals, found = stages["totals"](database), list[Task]()
         for attempt in range(self._plan.tasks * _TRIES):
