@@ -400,8 +400,8 @@ def generate(
             devices, lock = own_devices(), threading.RLock()
             cores = threads or os.cpu_count() or 1
             writers = max(1, min(4, cores // 2, len(todo)))
-            # One more than cores, for while one hands over what it made, XLA's idle threads would spin beside the writers.
-            computers = min(cores + 1 if devices[0].platform == "cpu" else len(devices), len(todo))
+            # One more than cores, unless told, for while one hands over what it made, XLA's idle threads would spin beside the writers.
+            computers = min(cores + (threads is None) if devices[0].platform == "cpu" else len(devices), len(todo))
             if programs is None and min(len(devices), computers) > 1:
                 programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrel-programs-"))
             kept = None if programs is None else Path(programs)

@@ -30,8 +30,8 @@ from jaxrel.types import MAX_FOREIGN_KEYS, NO_TIME, Database, Kind, NodeKind
 __all__ = ["write_plain", "write_relbench"]
 
 _GROUP = 1 << 20  # rows of a row group
-_YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same, ten times faster
 _SAMPLE = 1 << 20  # rows of a table that its columns' statistics are taken from, most
+_YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same, ten times faster
 _NO_TIME = ("2000-01-01", "2001-01-01")  # both clients want two dates, also where no table has a time; nothing is cut by them
 
 
