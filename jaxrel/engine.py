@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrel import files, presets
@@ -89,9 +88,9 @@ def _sha256(tree: Any, text: str = "") -> str:
 
 def _plain_lanes(prior: Prior) -> Prior:
     """The prior of a user's schema: real columns are standardised lanes, which the catalog maps to the declared types."""
-    one = dataclasses.replace(prior.scm.value_scale, low=jnp.float32(1), high=jnp.float32(1), power=jnp.float32(0))
-    plain = Weights(weight=jnp.zeros_like(prior.scm.marginals.weight).at[0].set(1.0))
-    scm = dataclasses.replace(prior.scm, value_scale=one, value_offset=jnp.float32(0), marginals=plain)
+    one, zero, first = jax.device_put((np.float32(1), np.float32(0), np.eye(1, prior.scm.marginals.weight.shape[0], dtype=np.float32)[0]))
+    same = dataclasses.replace(prior.scm.value_scale, low=one, high=one, power=zero)
+    scm = dataclasses.replace(prior.scm, value_scale=same, value_offset=zero, marginals=Weights(weight=first))
     return dataclasses.replace(prior, scm=scm)
 
 
@@ -102,7 +101,8 @@ def _plan(source: Source, catalog: Catalog | None, seed: int, format: str | None
         prior = _plain_lanes(presets.load("default").prior)
         capacity = capacity_for(schema, prior)
         text = json.dumps(dataclasses.asdict(words), sort_keys=True)
-        identity = {"prior": _sha256(prior), "schema": _sha256(dataclasses.replace(schema, key=jnp.zeros(2, jnp.uint32)), text)}
+        keyless = dataclasses.replace(schema, key=jax.device_put(np.zeros(2, np.uint32)))
+        identity = {"prior": _sha256(prior), "schema": _sha256(keyless, text)}
         catalog, format = words, format or "plain"
     else:
         prior, capacity = (source.prior, source.capacity) if isinstance(source, presets.Preset) else source

@@ -29,7 +29,7 @@ from jaxrel.registry import (
     POPULARITIES,
     SCALES,
 )
-from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, Capacity, Schema, tiles_of
+from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, NO_TABLE, Capacity, Schema, tiles_of
 
 __all__ = [
     "LayoutPrior",
@@ -42,6 +42,7 @@ __all__ = [
     "capacity_for",
     "check",
     "read_prior",
+    "row_offsets_host",
 ]
 
 _MOST_ROWS = 1 << 30
@@ -367,8 +368,9 @@ def capacity_for(schema: Schema, prior: Prior) -> Capacity:
     """
     tables, keys = schema.fk_parent.shape
     columns = schema.column_kind.shape[1]
-    sizes = [_most(prior, int(c), int(k)) for c, k in zip(schema.column_count, schema.fk_count, strict=True)]
-    _, tiles = row_offsets_host(schema)
+    key_count = np.sum(np.asarray(schema.fk_parent) != NO_TABLE, axis=1)
+    sizes = [_most(prior, int(c), int(k)) for c, k in zip(np.asarray(schema.column_count), key_count, strict=True)]
+    _, tiles = row_offsets_host(np.asarray(schema.row_count))
     scm = prior.scm
     return Capacity(
         tables=tables,
@@ -384,10 +386,10 @@ def capacity_for(schema: Schema, prior: Prior) -> Capacity:
     )
 
 
-def row_offsets_host(schema: Schema) -> tuple[np.ndarray, int]:
-    """Row offsets and tiles of a concrete schema, counted in Python integers so that nothing overflows."""
+def row_offsets_host(row_count: np.ndarray) -> tuple[np.ndarray, int]:
+    """Row offsets and tiles of tables with i32[T] rows, counted in Python integers so that nothing overflows."""
     offsets, tile = [], 0
-    for rows in np.asarray(schema.row_count).tolist():
+    for rows in row_count.tolist():
         tiles = tiles_of(rows)
         tile += int(tiles > 1)
         offsets.append(tile * 1024)

@@ -11,6 +11,7 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "square_root",
     "threefry2x32",
     "uniform",
+    "whole_key",
 ]
 
 STREAM_VERSION = 4  # rises when any stream changes; recorded in every manifest
@@ -105,6 +107,8 @@ def reduce_key(key: ArrayLike) -> Array:
         key = jax.random.key_data(key)
     if key.dtype != jnp.uint32 or key.ndim != 1 or key.shape[0] < 2:
         raise TypeError(f"key: expected one PRNG key, got {key.dtype}{list(key.shape)}; use jax.random.key(seed)")
+    if key.shape[0] == 2:
+        return key
     words = key[:2]
     for i in range(2, key.shape[0], 2):  # wider implementations (rbg: four words) are folded, two by two
         pair = key[i : i + 2]
@@ -151,6 +155,17 @@ def named_key(key: Array, *names: str | ArrayLike) -> Array:
         else:  # an id: the second word keeps it apart from every word's digest that starts with the same bits
             k0, k1 = _small(k0, k1, jnp.asarray(name).astype(jnp.uint32), np.uint32(0x6A09E667))
     return jnp.stack([k0, k1], axis=-1)
+
+
+@functools.cache
+def _stream_of(word: str) -> Any:
+    return jax.jit(lambda key, *ids: named_key(key, word, *ids))
+
+
+def whole_key(key: Array, word: str, *ids: ArrayLike) -> Array:
+    """`named_key` outside of any program, by a small one of its own: step by step it would be a dozen, each compiled."""
+    found: Array = _stream_of(word)(key, *ids)
+    return found
 
 
 def _counter(i: ArrayLike, lane: ArrayLike | str) -> tuple[Any, Any]:

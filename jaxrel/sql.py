@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrel import words
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.errors import UserError
-from jaxrel.random import name_id, named_key, reduce_key
+from jaxrel.prior import row_offsets_host
+from jaxrel.random import name_id, reduce_key, seed_key, whole_key
 from jaxrel.render import distinct_values
 from jaxrel.sql_parse import ForeignKeyDecl, TableDecl, parse_sql
 from jaxrel.sql_types import ColumnDecl, resolve
 from jaxrel.times import flat_times
-from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, row_offsets, tiles_of
+from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, tiles_of
 
 __all__ = ["read_sql"]
 
@@ -102,7 +102,7 @@ def read_sql(
     ordered = _in_order(tables)
     _count_rows(ordered, dict(rows or {}), float(scale))
     catalog = Catalog(tuple(_words(table) for table in ordered), text, dialect)
-    return _schema(ordered, catalog, jax.random.key(0) if key is None else key), catalog
+    return _schema(ordered, catalog, seed_key(0) if key is None else key), catalog
 
 
 def _resolve_references(decls: list[TableDecl]) -> dict[str, _Table]:
@@ -355,29 +355,31 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
             fk_capacity[t, k] = [k] in table.sets  # one child each
             fk_null[t, k] = 0 if link.column.not_null or link.law == LinkLaw.TREE else NULL_KEY  # a tree has its roots
     windows = [_window(table) for table in ordered]
-    row_count: Any = np.array([table.rows for table in ordered], np.int32)
-    return Schema(
-        key=named_key(reduce_key(key), "schema"),
-        table_count=jnp.int32(tables),
-        table_id=jnp.asarray(np.array([name_id(table.name) for table in ordered], np.uint32)),
-        row_count=jnp.asarray(row_count),
-        row_offset=row_offsets(row_count)[0],
-        is_activity=jnp.asarray([not table.referenced for table in ordered], jnp.bool_),
-        has_time=jnp.asarray([table.time is not None for table in ordered], jnp.bool_),
-        time_start=jnp.asarray([first for first, _ in windows], jnp.int32),
-        time_span=jnp.asarray([span for _, span in windows], jnp.int32),
+    row_count = np.array([table.rows for table in ordered], np.int32)
+    start, span = (np.array(ends, np.int32) for ends in zip(*windows, strict=True))
+    fields: dict[str, Any] = {
+        "key": whole_key(reduce_key(key), "schema"),
+        "table_count": np.int32(tables),
+        "table_id": np.array([name_id(table.name) for table in ordered], np.uint32),
+        "row_count": row_count,
+        "row_offset": row_offsets_host(row_count)[0].astype(np.int32),
+        "is_activity": np.array([not table.referenced for table in ordered]),
+        "has_time": np.array([table.time is not None for table in ordered]),
+        "time_start": start,
+        "time_span": span,
         **flat_times(tables),
-        column_count=jnp.asarray([len(table.features) for table in ordered], jnp.int32),
-        column_id=jnp.asarray(column_id),
-        column_kind=jnp.asarray(ints["kind"]),
-        column_classes=jnp.asarray(ints["classes"]),
-        column_null=jnp.asarray(column_null),
-        column_binned=jnp.zeros((tables, columns), bool),
-        fk_parent=jnp.asarray(fk_parent),
-        fk_id=jnp.asarray(fk_id),
-        fk_null=jnp.asarray(fk_null),
-        fk_law=jnp.asarray(fk_law),
-        fk_owner=jnp.asarray(fk_owner),
-        fk_capacity=jnp.asarray(fk_capacity),
-        fits=jnp.bool_(True),
-    )
+        "column_count": np.array([len(table.features) for table in ordered], np.int32),
+        "column_id": column_id,
+        "column_kind": ints["kind"],
+        "column_classes": ints["classes"],
+        "column_null": column_null,
+        "column_binned": np.zeros((tables, columns), bool),
+        "fk_parent": fk_parent,
+        "fk_id": fk_id,
+        "fk_null": fk_null,
+        "fk_law": fk_law,
+        "fk_owner": fk_owner,
+        "fk_capacity": fk_capacity,
+        "fits": np.bool_(True),
+    }
+    return Schema(**jax.device_put(fields))  # at once: array by array, a dozen small programs would be compiled

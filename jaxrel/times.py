@@ -51,12 +51,12 @@ class _Clock:
     week: Array  # i32[HOURS]
 
 
-def flat_times(tables: int) -> dict[str, Array]:
+def flat_times(tables: int) -> dict[str, np.ndarray]:
     """Curves of ``tables`` tables whose rows are evenly spaced, without founders: fields of `Schema`."""
     return {
-        "time_founders": jnp.zeros(tables, jnp.int32),
-        "time_curve": jnp.asarray(np.tile((np.arange(SLICES, dtype=np.uint32) << np.uint32(_BITS)), (tables, 1))),
-        "time_week": jnp.asarray(np.tile(np.arange(HOURS, dtype=np.int32) * _HOUR, (tables, 1))),
+        "time_founders": np.zeros(tables, np.int32),
+        "time_curve": np.tile(np.arange(SLICES, dtype=np.uint32) << np.uint32(_BITS), (tables, 1)),
+        "time_week": np.tile(np.arange(HOURS, dtype=np.int32) * np.int32(_HOUR), (tables, 1)),
     }
 
 
