@@ -12,7 +12,7 @@ import pyarrow as pa
 from jaxrel.catalog import Catalog, ColumnWords, TableWords
 from jaxrel.causal import describe_graph, to_digraph
 from jaxrel.errors import UserError
-from jaxrel.random import whole_key
+from jaxrel.random import host_key
 from jaxrel.registry import DEGREES
 from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database, Kind, LinkLaw, Schema
 
@@ -216,10 +216,10 @@ class Converter:
         ids = np.asarray(schema.table_id)[:, None]
         self._column_key, self._table_key = None, None
         if any(c.type or c.kind >= Kind.TEXT for t in catalog.tables for c in t.columns):
-            self._column_key = np.asarray(whole_key(schema.key, "render", ids, np.asarray(schema.column_id)))
+            self._column_key = host_key(schema.key, "render", ids, schema.column_id)
         self._natural = {t for t, words in enumerate(catalog.tables) if words.primary_key and words.primary_key_kind != Kind.INTEGER}
         if self._natural:
-            self._table_key = np.asarray(whole_key(schema.key, "render", ids[:, 0]))
+            self._table_key = host_key(schema.key, "render", ids[:, 0])
         self._parents: dict[int, pa.Array] = {}  # natural keys of whole tables that keys lead to
 
     def __call__(self, rows: TableRows) -> pa.Table:

@@ -11,7 +11,6 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from typing import Any
 
@@ -32,6 +31,7 @@ __all__ = [
     "exact_root",
     "exp",
     "gumbel",
+    "host_key",
     "index_permutation",
     "inverse_permutation",
     "log",
@@ -51,7 +51,6 @@ __all__ = [
     "square_root",
     "threefry2x32",
     "uniform",
-    "whole_key",
 ]
 
 STREAM_VERSION = 4  # rises when any stream changes; recorded in every manifest
@@ -136,6 +135,14 @@ def _spread(*arrays: Any) -> list[Array]:
     return jnp.broadcast_arrays(*(jnp.asarray(x, jnp.uint32) for x in arrays))
 
 
+_ID = np.uint32(0x6A09E667)  # the second word of an id keeps it apart from every word's digest that starts with the same bits
+
+
+def _digest(word: str) -> tuple[np.uint32, np.uint32]:
+    found = hashlib.sha256(word.encode()).digest()
+    return np.uint32(int.from_bytes(found[:4], "little")), np.uint32(int.from_bytes(found[4:8], "little"))
+
+
 def named_key(key: Array, *names: str | ArrayLike) -> Array:
     """Derive the key of a named stream.
 
@@ -148,24 +155,17 @@ def named_key(key: Array, *names: str | ArrayLike) -> Array:
     """
     k0, k1 = key[..., 0], key[..., 1]
     for name in names:
-        if isinstance(name, str):
-            digest = hashlib.sha256(name.encode()).digest()
-            word0, word1 = (np.uint32(int.from_bytes(digest[i : i + 4], "little")) for i in (0, 4))
-            k0, k1 = _small(k0, k1, word0, word1)
-        else:  # an id: the second word keeps it apart from every word's digest that starts with the same bits
-            k0, k1 = _small(k0, k1, jnp.asarray(name).astype(jnp.uint32), np.uint32(0x6A09E667))
+        k0, k1 = _small(k0, k1, *(_digest(name) if isinstance(name, str) else (jnp.asarray(name).astype(jnp.uint32), _ID)))
     return jnp.stack([k0, k1], axis=-1)
 
 
-@functools.cache
-def _stream_of(word: str) -> Any:
-    return jax.jit(lambda key, *ids: named_key(key, word, *ids))
-
-
-def whole_key(key: Array, word: str, *ids: ArrayLike) -> Array:
-    """`named_key` outside of any program, by a small one of its own: step by step it would be a dozen, each compiled."""
-    found: Array = _stream_of(word)(key, *ids)
-    return found
+def host_key(key: ArrayLike, *names: str | ArrayLike) -> np.ndarray:
+    """`named_key` of concrete arrays in NumPy, the same words: where arrays are converted to text, nothing is to be compiled."""
+    k0, k1 = np.moveaxis(np.asarray(key), -1, 0)
+    with np.errstate(over="ignore"):
+        for name in names:
+            k0, k1 = threefry2x32(k0, k1, *(_digest(name) if isinstance(name, str) else (np.asarray(name).astype(np.uint32), _ID)))
+    return np.stack([k0, k1], axis=-1)
 
 
 def _counter(i: ArrayLike, lane: ArrayLike | str) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from jaxrel import words
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.errors import UserError
 from jaxrel.prior import row_offsets_host
-from jaxrel.random import name_id, reduce_key, seed_key, whole_key
+from jaxrel.random import host_key, name_id, named_key, reduce_key, seed_key
 from jaxrel.render import distinct_values
 from jaxrel.sql_parse import ForeignKeyDecl, TableDecl, parse_sql
 from jaxrel.sql_types import ColumnDecl, resolve
@@ -357,8 +357,9 @@ def _schema(ordered: list[_Table], catalog: Catalog, key: ArrayLike) -> Schema:
     windows = [_window(table) for table in ordered]
     row_count = np.array([table.rows for table in ordered], np.int32)
     start, span = (np.array(ends, np.int32) for ends in zip(*windows, strict=True))
+    stream = reduce_key(key)
     fields: dict[str, Any] = {
-        "key": whole_key(reduce_key(key), "schema"),
+        "key": named_key(stream, "schema") if isinstance(stream, jax.core.Tracer) else host_key(stream, "schema"),
         "table_count": np.int32(tables),
         "table_id": np.array([name_id(table.name) for table in ordered], np.uint32),
         "row_count": row_count,

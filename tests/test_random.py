@@ -283,3 +283,10 @@ def test_division_and_roots_survive_a_worse_backend(function: Any) -> None:
     assert worse > 0
     expected = np.sqrt(given[0]) if function is exact_root else np.asarray(given[0]) / np.asarray(given[1])
     np.testing.assert_array_equal(known[program.jaxpr.outvars[0]], expected)
+
+
+def test_keys_named_on_the_host_are_those_named_in_a_program():
+    key, ids, more = (np.asarray(words, np.uint32) for words in ([7, 2**32 - 1], [[0], [5], [2**31]], [1, 2**32 - 1]))
+    found = random.host_key(key, "render", ids, more)
+    np.testing.assert_array_equal(found, random.named_key(jnp.asarray(key), "render", ids, more))
+    np.testing.assert_array_equal(random.host_key(found, "a", 3), random.named_key(jnp.asarray(found), "a", 3))
