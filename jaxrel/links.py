@@ -183,14 +183,14 @@ def _flat(tables: KeyTables) -> KeyTables:
 
 @functools.cache
 def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> Any:
-    """The link stage over some tiles of the row axis, in a batch of databases: those from ``first`` on, at most ``tiles``.
+    """The link stage over some tiles of the row axis, in a batch of databases: ``count`` of them from ``first`` on, or ``tiles``, the most.
 
     A tile before a table's rows is left NO_ROW, or with ``pilots`` holds the links of the table's pilot. The ``whole`` axis is shared by
     the lanes of a batch as `jaxrel.schedule` says.
     """
     keys = capacity.foreign_keys
 
-    def walk(schema: Schema, links: Links, first: Array) -> Array:  # every leaf leads with B
+    def walk(schema: Schema, links: Links, first: Array, count: Array | None = None) -> Array:  # every leaf leads with B
         batch = schema.table_count.shape[0]
         needs, links = _needs(schema, links, capacity), dataclasses.replace(links, parent_row=jnp.zeros((batch, keys, 0), jnp.int32))
         any_key = jnp.any(schema.fk_parent != NO_TABLE)
@@ -220,7 +220,7 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> 
             return write_tile(out, rows, None, i), tables
 
         if batch == 1 or not whole:
-            last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles)
+            last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles if count is None else jnp.max(count))
             return jax.lax.fori_loop(0, jnp.where(any_key, last, 0), in_step, (out, tables))[0]
 
         plan = schedule_tables(schema, schema.fk_count)
@@ -259,9 +259,9 @@ def link_rows(schema: Schema, links: Links, capacity: Capacity, table: ArrayLike
     return _walk(capacity, tiles, False)(schema, links, first)
 
 
-def link_tiles(schema: Schema, links: Links, capacity: Capacity, first: ArrayLike, tiles: int) -> Array:
-    """Links of some tiles of the row axis, those of pilots too: i32[K, tiles * TILE], as `link_rows` says."""
-    return _walk(capacity, tiles, False, pilots=True)(schema, links, jnp.asarray(first, jnp.int32))
+def link_tiles(schema: Schema, links: Links, capacity: Capacity, first: ArrayLike, count: ArrayLike, tiles: int) -> Array:
+    """Links of ``count`` tiles of the row axis, at most ``tiles``, those of pilots too: i32[K, tiles * TILE], as `link_rows` says."""
+    return _walk(capacity, tiles, False, pilots=True)(schema, links, jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32))
 
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:

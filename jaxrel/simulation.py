@@ -167,7 +167,7 @@ def stream_rows(
         A `Chunk`.
     """
     first, count = jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32)
-    links = dataclasses.replace(laws, parent_row=link_tiles(schema, laws, capacity, first, tiles))
+    links = dataclasses.replace(laws, parent_row=link_tiles(schema, laws, capacity, first, count, tiles))
     noise_key, done, zero = named_key(reduce_key(key), "simulate"), no_interventions(), jnp.int32(0)
     aggregates = jnp.zeros((AGGREGATES, capacity.width, TILE), jnp.float32)
     run = walk(capacity, tiles, True, streams=True)
