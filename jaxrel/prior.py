@@ -29,7 +29,19 @@ from jaxrel.registry import (
     POPULARITIES,
     SCALES,
 )
-from jaxrel.types import AGGREGATES, BURSTS, CLUSTERS, EXPORTS, LEVELS, MAX_FOREIGN_KEYS, NO_TABLE, Capacity, Schema, tiles_of
+from jaxrel.types import (
+    AGGREGATES,
+    BURSTS,
+    CLUSTERS,
+    EXPORTS,
+    LEVELS,
+    MAX_FOREIGN_KEYS,
+    NO_TABLE,
+    Capacity,
+    Schema,
+    row_offsets_host,
+    tiles_of,
+)
 
 __all__ = [
     "LayoutPrior",
@@ -42,7 +54,6 @@ __all__ = [
     "capacity_for",
     "check",
     "read_prior",
-    "row_offsets_host",
 ]
 
 _MOST_ROWS = 1 << 30
@@ -384,14 +395,3 @@ def capacity_for(schema: Schema, prior: Prior) -> Capacity:
         layers=int(scm.layers.high),
         classes=max(int(np.max(np.where(schema.column_binned, 0, schema.column_classes))), int(prior.schema.classes.high), 2),
     )
-
-
-def row_offsets_host(row_count: np.ndarray) -> tuple[np.ndarray, int]:
-    """Row offsets and tiles of tables with i32[T] rows, counted in Python integers so that nothing overflows."""
-    offsets, tile = [], 0
-    for rows in row_count.tolist():
-        tiles = tiles_of(rows)
-        tile += int(tiles > 1)
-        offsets.append(tile * 1024)
-        tile += tiles
-    return np.asarray(offsets), tile

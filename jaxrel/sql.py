@@ -18,13 +18,12 @@ from jax.typing import ArrayLike
 from jaxrel import words
 from jaxrel.catalog import Catalog, ColumnWords, ForeignKeyWords, TableWords
 from jaxrel.errors import UserError
-from jaxrel.prior import row_offsets_host
 from jaxrel.random import host_key, name_id, named_key, reduce_key, seed_key
 from jaxrel.render import distinct_values
 from jaxrel.sql_parse import ForeignKeyDecl, TableDecl, parse_sql
 from jaxrel.sql_types import ColumnDecl, resolve
 from jaxrel.times import flat_times
-from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, tiles_of
+from jaxrel.types import NO_TABLE, TILE, Kind, LinkLaw, Schema, row_offsets_host, tiles_of
 
 __all__ = ["read_sql"]
 

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxrel import struct
@@ -386,3 +387,14 @@ def row_offsets(row_count: Array) -> tuple[Array, Array]:
     used = tiles + (tiles > 1).astype(tiles.dtype)  # one pilot tile before the rows of a table of several tiles
     end = jnp.cumsum(used, axis=-1, dtype=jnp.int32)
     return (end - tiles) * TILE, end[..., -1]
+
+
+def row_offsets_host(row_count: np.ndarray) -> tuple[np.ndarray, int]:
+    """`row_offsets` on the host, of concrete i32[T], counted in Python integers so that nothing overflows."""
+    offsets, tile = [], 0
+    for rows in row_count.tolist():
+        tiles = tiles_of(rows)
+        tile += int(tiles > 1)
+        offsets.append(tile * TILE)
+        tile += tiles
+    return np.asarray(offsets), tile
