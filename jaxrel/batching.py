@@ -11,6 +11,7 @@ a loop that it is given, and its derivative is that of the same function over `f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Loop", "batched", "fixed_loop", "product", "quick_loop"]
+__all__ = ["Loop", "batched", "by_platform", "fixed_loop", "product", "quick_loop"]
 
 Loop = Callable[..., Any]
 
@@ -26,6 +27,19 @@ Loop = Callable[..., Any]
 def product(subscripts: str, *operands: Any) -> Any:
     """``jnp.einsum`` in whole float32: left alone, GPUs and TPUs cut the operands of a matrix product to 10 or 8 binary digits."""
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.cache
+def _gpu_at_hand() -> bool:
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
+def by_platform(kernel: Callable[..., Any], operators: Callable[..., Any], *args: Any) -> Any:
+    """``kernel(*args)`` on CUDA GPUs, ``operators(*args)`` elsewhere; a process that has no GPU does not trace the kernel."""
+    return jax.lax.platform_dependent(*args, cuda=kernel, default=operators) if _gpu_at_hand() else operators(*args)
 
 
 def quick_loop(start: Any, stop: Any, most: int, body: Callable[..., Any], init: Any) -> Any:

@@ -66,7 +66,8 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
     weight = jnp.where(drawn, jnp.maximum(jnp.asarray(_WEIGHTS)[place] >> shift, 1), jnp.uint32(1))
 
     def ranked(weight: Array) -> Array:
-        rank = index_permutation(named_key(stream, "popularity rank"), rows, n).astype(jnp.uint32)
+        size = jnp.where((popularity == Popularity.ZIPF) & (rows < n), n, 1)  # nobody walks for a rank that is not read
+        rank = index_permutation(named_key(stream, "popularity rank"), rows, size).astype(jnp.uint32)
         return jnp.where(popularity == Popularity.ZIPF, jnp.maximum(jnp.uint32(_FIRST) // (rank + 1), 1), weight)
 
     weight = jax.lax.cond(any_zipf, ranked, lambda x: x, weight)

@@ -12,16 +12,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrel.batching import Loop, product, quick_loop
-from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, tied_weights
+from jaxrel.batching import Loop, by_platform, product, quick_loop
+from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, swapped, tied_weights
 from jaxrel.random import log1p_exp
 from jaxrel.types import ALL_LANES, CODE_LANE, SCM, TILE, Capacity, Combine, Form
 
-__all__ = ["Packed", "combine_edges", "edge_values", "pack_edges"]
+__all__ = ["INTEGERS", "REALS", "Packed", "combine_edges", "edge_values", "empty_fold", "fits_on_chip", "folded", "pack_edges"]
 
-_INTEGERS = ("parent", "width", "hidden", "lane", "layers", "form", "depth")
-_REALS = ("scale", "gain", "bias")
+INTEGERS = ("parent", "width", "hidden", "lane", "layers", "form", "depth")
+REALS = ("scale", "gain", "bias")
 _LOWEST = -1e30
+_MOST_ON_CHIP = 64  # units, or lanes
 Packed = tuple[Array, Array]
 
 
@@ -32,18 +33,18 @@ def pack_edges(scm: SCM) -> Packed:
         i32[B, E, fields] and f32[B, E, fields] (apart, because a derivative does not survive a bitcast).
     """
     bits = jax.lax.bitcast_convert_type
-    integers = [getattr(scm, f"edge_{name}")[..., None] for name in _INTEGERS]
+    integers = [getattr(scm, f"edge_{name}")[..., None] for name in INTEGERS]
     integers += [bits(scm.edge_density, jnp.int32)[..., None], bits(scm.edge_key, jnp.int32), scm.edge_activation]
-    reals = [getattr(scm, f"edge_{name}") for name in _REALS]
+    reals = [getattr(scm, f"edge_{name}") for name in REALS]
     return jnp.concatenate(integers, axis=-1), jnp.stack(reals, axis=-1)
 
 
 def _unpack(row: Packed) -> dict[str, Array]:
     """Fields of one edge of every database, from i32[B, fields] and f32[B, fields]."""
     integers, reals = row
-    edge = {name: integers[:, i] for i, name in enumerate(_INTEGERS)} | {name: reals[:, i] for i, name in enumerate(_REALS)}
-    words = jax.lax.bitcast_convert_type(integers[:, len(_INTEGERS) : len(_INTEGERS) + 3], jnp.uint32)
-    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": integers[:, len(_INTEGERS) + 3 :]}
+    edge = {name: integers[:, i] for i, name in enumerate(INTEGERS)} | {name: reals[:, i] for i, name in enumerate(REALS)}
+    words = jax.lax.bitcast_convert_type(integers[:, len(INTEGERS) : len(INTEGERS) + 3], jnp.uint32)
+    return edge | {"density": words[:, 0], "key": words[:, 1:], "activation": integers[:, len(INTEGERS) + 3 :]}
 
 
 def _of(lanes: Array, parent: Array) -> Array:
@@ -76,7 +77,7 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
 
         def tied(dense: tuple[Array, Array]) -> tuple[Array, Array]:
             tie = jax.vmap(functools.partial(tied_weights, W=W, H=H))
-            return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense)
+            return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense, jax.vmap(swapped)(dense[0]))
 
         return jax.lax.cond(any_tied, tied, lambda x: x, dense)
 
@@ -116,19 +117,42 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     return product("bwh,bhr->bwr", out, h)
 
 
+def empty_fold(combine: Array) -> Array:
+    """What a fold begins with, f32[...] of `Combine`."""
+    return jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
+
+
+def folded(soft: bool, code: Array, total: Array, y: Array, scale: Array) -> Array:
+    """Fold what one edge brings, times its scale, into the node's running value, by the node's own rule.
+
+    Args:
+        soft: static, the rule may be the log of a sum of exponentials.
+        code: i32, `Combine`, and ``scale`` f32, both as they broadcast to the others.
+        total: f32[...].
+        y: f32[...].
+        scale: the edge's.
+    """
+    y = jnp.clip(y, -1e4, 1e4) * scale
+    high = jnp.maximum(total, y)
+    if soft:
+        high = jnp.where(code == Combine.LOGSUMEXP, high + log1p_exp(-jnp.abs(total - y)), high)
+    return jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, jnp.clip(total * y, -1e6, 1e6), high))
+
+
 def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any_soft: Array) -> Array:
-    """Fold what one edge brings, times its scale, into the node's running value, by the node's own rule."""
-    code = code[:, None, None]
+    """`folded` in every database."""
+    code, scale = code[:, None, None], scale[:, None, None]
 
     def fold(soft: bool, total: Array, y: Array) -> Array:
-        y = jnp.clip(y, -1e4, 1e4) * scale[:, None, None]
-        high = jnp.maximum(total, y)
-        if soft:
-            high = jnp.where(code == Combine.LOGSUMEXP, high + log1p_exp(-jnp.abs(total - y)), high)
-        out = jnp.where(code == Combine.SUM, total + y, jnp.where(code == Combine.PRODUCT, jnp.clip(total * y, -1e6, 1e6), high))
+        out = folded(soft, code, total, y, scale)
         return out if code.shape[0] == 1 else jnp.where(present[:, None, None], out, total)  # the loop ends with the only node
 
     return jax.lax.cond(any_soft, functools.partial(fold, True), functools.partial(fold, False), total, y)
+
+
+def fits_on_chip(capacity: Capacity) -> bool:
+    """Whether `jaxrel.onchip` may do it: arrays there have powers of two as sizes, and groups of units must not be cut."""
+    return capacity.hidden & (capacity.hidden - 1) == 0 and max(capacity.hidden, capacity.width) <= _MOST_ON_CHIP
 
 
 def combine_edges(
@@ -157,7 +181,7 @@ def combine_edges(
         f32[B, W, TILE], 0 where there are no edges.
     """
     any_soft = jnp.any((combine == Combine.LOGSUMEXP) & (count > 0))
-    begin = jnp.where(combine == Combine.SUM, 0.0, jnp.where(combine == Combine.PRODUCT, 1.0, _LOWEST)).astype(jnp.float32)
+    begin = empty_fold(combine)
 
     def one_edge(i: Array, total: Array) -> Array:
         present = i < count
@@ -176,6 +200,18 @@ def combine_edges(
         y = jax.lax.cond(jnp.any(has_layers & present), through_layers, as_they_are, None)
         return _fold(combine, total, y, _unpack(row)["scale"], present, any_soft)
 
-    shape = (start.shape[0], capacity.width, TILE)
-    total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], shape))
-    return jnp.where((count > 0)[:, None, None], total, 0.0)
+    def by_operators() -> Array:
+        shape = (start.shape[0], capacity.width, TILE)
+        total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], shape))
+        return jnp.where((count > 0)[:, None, None], total, 0.0)
+
+    if database is None or loop is not quick_loop or not fits_on_chip(capacity):
+        return by_operators()
+    at_hand = edges, database, lanes, start, count, combine, capacity
+
+    def on_chip() -> Array:
+        from jaxrel import onchip  # where there is a GPU
+
+        return onchip.combine_on_chip(*at_hand)
+
+    return by_platform(on_chip, by_operators)

@@ -38,7 +38,8 @@ def _degree_rows(
 ) -> Array:
     """The degree law: i32[rows] parents of some child rows by one key, of whose parents one has a child at least."""
     n = schema.row_count[jnp.maximum(schema.fk_parent[table, k], 0)]
-    point = child_point(streams[k], rows, schema.row_count[table], tables.mass[own + k])
+    children = jnp.where(schema.fk_law[table, k] == LinkLaw.DEGREE, schema.row_count[table], 1)  # for other laws nobody walks
+    point = child_point(streams[k], rows, children, tables.mass[own + k])
     zero = jnp.zeros_like(rows)
     block = halve(tables.blocks, own + k, zero, zero + tiles_of(n), point, trips[1])
     row = halve(tables.prefix, own + k, block * TILE, jnp.minimum((block + 1) * TILE, n), point, trips[2])
@@ -169,8 +170,9 @@ def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, til
         parent = of_table(schema.fk_parent)
         count = jnp.take_along_axis(schema.row_count[:, :, None], jnp.maximum(parent, 0), axis=1)
         streams = jax.vmap(key_stream)(links, schema, tile.table)
-        alike = trait_parents(streams[:, :, None], of_table(links.strength), tile.rows[:, None], count)
-        return jnp.where((of_table(schema.fk_law) == LinkLaw.TRAIT) & (rows != NO_ROW), alike, rows)
+        by_trait = of_table(schema.fk_law) == LinkLaw.TRAIT
+        alike = trait_parents(streams[:, :, None], of_table(links.strength), tile.rows[:, None], jnp.where(by_trait, count, 1))
+        return jnp.where(by_trait & (rows != NO_ROW), alike, rows)
 
     rows = jax.lax.cond(rare.slot | rare.degree, constrain, lambda x: x, rows)
     return jax.lax.cond(rare.trait, with_traits, lambda x: x, rows)

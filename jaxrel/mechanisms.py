@@ -9,6 +9,7 @@ products and lookups of the same two matrices.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -27,13 +28,17 @@ from jaxrel.types import DEEPEST, Capacity, Form
 __all__ = [
     "ACTIVATION_TABLE",
     "activate",
+    "activate_one",
     "compete",
     "first_weights",
     "hidden_weights",
     "out_weights",
     "sample_edges",
+    "swapped",
     "tied_weights",
 ]
+
+Key = Array | tuple[Array, Array]
 
 # Basis, with a = |x|, s = sign x, e = exp(-a), t = tanh(x / 2) / 2, bump = (1 + x² / 32)⁻¹⁶, l = log(1 + a)
 _BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "bump", "sin", "l", "sl", "clip", "winner", "share")
@@ -114,6 +119,37 @@ def _bump(x: Array) -> Array:
     return jnp.square(jnp.square(jnp.square(jnp.square(y))))
 
 
+def _combined(x: Array, which: int, weight: Callable[[int], Array], nearest: Callable[[Array], Array] = jnp.round) -> Array:
+    """Functions of the basis that activations of a class add up, each times its coefficient: ``weight`` of a column of the table."""
+    x = jnp.clip(x, -50.0, 50.0)
+    a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
+    basis = {"one": jnp.ones_like(x), "x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
+    e, t, rise = exp(-a), _half_tanh(x), log(1.0 + a)
+    basis |= {"e": e, "se": s * e, "ee": e * e, "t": t, "xt": x * t, "bump": _bump(x), "sin": sine(x, nearest), "l": rise, "sl": s * rise}
+    out = jnp.zeros_like(x)
+    for name in _names_of(which):  # what no activation of the class adds up is dropped by the compiler
+        out = out + weight(2 + _BASIS.index(name)) * basis[name]
+    return out
+
+
+def activate_one(x: Array, bias: Array, found: Array, weight: Callable[[int], Array]) -> Array:
+    """`activate` of one edge.
+
+    Args:
+        x: f32[H, rows].
+        bias: f32[H].
+        found: i32[], `ACTIVATION_CLASS` of its activation.
+        weight: of i, column i of its row of `ACTIVATION_TABLE`, f32[].
+    """
+    x = weight(0) * x + (weight(0) * bias + weight(1))[:, None]
+
+    def nearest(x: Array) -> Array:  # Triton has no `round`
+        return jnp.floor(x + 0.5)
+
+    branch = functools.partial(_combined, weight=weight, nearest=nearest)
+    return jax.lax.switch(found, [functools.partial(branch, which=which) for which in range(_MIXED + 1)], x)
+
+
 def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     """Apply an activation to every unit (all but what looks at several units: `compete`).
 
@@ -131,18 +167,9 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     rows = jnp.asarray(ACTIVATION_TABLE)[code]
 
     def part(which: int) -> Callable[[Array], Array]:
-        names = _names_of(which)
-
         def apply(x: Array) -> Array:
-            x = jnp.clip(rows[:, 0, None, None] * x + (rows[:, 0, None] * bias + rows[:, 1, None])[:, :, None], -50.0, 50.0)
-            a, s = jnp.abs(x), jnp.where(x > 0, jnp.float32(1), jnp.float32(-1))
-            basis = {"one": jnp.ones_like(x), "x": x, "a": a, "xx": x * x, "ax": a * x, "s": s, "clip": jnp.clip(x, -1.0, 1.0)}
-            e, t, rise = exp(-a), _half_tanh(x), log(1.0 + a)
-            basis |= {"e": e, "se": s * e, "ee": e * e, "t": t, "xt": x * t, "bump": _bump(x), "sin": sine(x), "l": rise, "sl": s * rise}
-            out = jnp.zeros_like(x)
-            for name in names:  # what no activation of the class adds up is dropped by the compiler
-                out = out + rows[:, 2 + _BASIS.index(name), None, None] * basis[name]
-            return out
+            x = rows[:, 0, None, None] * x + (rows[:, 0, None] * bias + rows[:, 1, None])[:, :, None]
+            return _combined(x, which, lambda i: rows[:, i, None, None])
 
         return apply
 
@@ -204,38 +231,42 @@ def _bell(word: Array) -> Array:
     return (total.astype(jnp.float32) - 510.0) * jnp.float32(1 / 147.8)
 
 
-def first_weights(key: Array, width: Array, density: Array, gain: Array, bias: Array, W: int, H: int) -> tuple[Array, Array]:
+def first_weights(
+    key: Key, width: Array, density: Array, gain: Array, bias: Array, W: int, H: int, partner: int = 0
+) -> tuple[Array, Array]:
     """First layer of one edge. Weights are pure functions of the edge's key and the unit's index, hence the same at any capacity.
 
     Args:
-        key: u32[2].
+        key: u32[2], or its words.
         width: i32[], lanes that the edge reads.
         density: u32[], share of weights kept, in 2^-24.
         gain: f32[], scale of the pre-activations.
         bias: f32[], scale of the biases.
         W: lanes.
         H: units.
+        partner: 1: of each unit the other one of its pair.
 
     Returns:
         A_0 f32[H, W], b_0 f32[H].
     """
-    unit, column = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
+    unit, column = jnp.arange(H, dtype=jnp.int32) ^ partner, jnp.arange(W, dtype=jnp.int32)
     word, second = row_pair(key, unit[:, None], column[None, :])
     weight = jnp.where(chance(second, density), _bell(word), 0.0)
     return gain * weight * jax.lax.rsqrt(width.astype(jnp.float32)), bias * _bell(row_bits(key, unit, 1024))
 
 
 def tied_weights(
-    key: Array, form: Array, width: Array, depth: Array, gain: Array, dense: Array, bias: Array, W: int, H: int
+    key: Key, form: Array, width: Array, depth: Array, gain: Array, dense: Array, bias: Array, partner: Array, W: int, H: int
 ) -> tuple[Array, Array]:
     """First layer of an edge whose units are tied in groups of 2^depth, f32[H, W] and f32[H]; a dense one as it is given.
 
     A tree: unit i scores Σ_j ±(x[f_j] - t_j), signs by the bits of its leaf; features f and thresholds t belong to the group. Cells:
     gain · (c_i · x - ½ |c_i|²), highest for the nearest prototype c_i. Pairs: units 2i and 2i + 1 take u + v and u - v, so that the
     difference of their squares is four times the product of two projections. A lookup: 2 i x - i², highest for the i nearest to a code x.
+    ``partner``: the dense weights, of each unit those of the other one of its pair.
     """
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    j = jnp.arange(DEEPEST, dtype=jnp.int32)
+    j = jnp.arange(8, dtype=jnp.int32)  # DEEPEST count; a power of two, as kernels need it
     to_feature, to_threshold = row_pair(key, (unit >> depth)[:, None], 4096 + j[None, :])
     sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32)
     sign = jnp.where(j[None, :] < depth, sign, 0.0)
@@ -244,7 +275,6 @@ def tied_weights(
     tree_bias = -jnp.sum(sign * 0.7 * _bell(to_threshold), axis=1)
 
     centre = jnp.where((lane < width)[None, :], _bell(row_bits(key, unit[:, None], 6144 + lane[None, :])), 0.0)
-    partner = dense.reshape(H // 2, 2, W)[:, ::-1].reshape(H, W) if H % 2 == 0 else dense
     even = (unit % 2 == 0)[:, None]
     pairs = jnp.where(even, dense + partner, partner - dense)
     leaf = (unit & ((1 << depth) - 1)).astype(jnp.float32)
@@ -260,7 +290,13 @@ def tied_weights(
     return out, shift
 
 
-def out_weights(key: Array, hidden: Array, density: Array, form: Array, W: int, H: int) -> Array:
+def swapped(dense: Array) -> Array:
+    """Weights f32[H, W] of the other unit of each pair."""
+    H, W = dense.shape
+    return dense.reshape(H // 2, 2, W)[:, ::-1].reshape(H, W) if H % 2 == 0 else dense
+
+
+def out_weights(key: Key, hidden: Array, density: Array, form: Array, W: int, H: int) -> Array:
     """Last layer of one edge, f32[W, H]: units in use, averaged; of groups that compete the units' values, summed; of pairs ±."""
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
     is_pairs, is_dense = form == Form.PAIRS, form == Form.DENSE
@@ -272,14 +308,13 @@ def out_weights(key: Array, hidden: Array, density: Array, form: Array, W: int, 
     return jnp.where(kept, _bell(word), 0.0) * jnp.broadcast_to(scale, (H,))[None, :]
 
 
-def hidden_weights(key: Array, layer: Array, hidden: Array, density: Array, gain: Array, bias: Array, H: int) -> tuple[Array, Array]:
+def hidden_weights(key: Key, layer: Array, hidden: Array, density: Array, gain: Array, bias: Array, H: int) -> tuple[Array, Array]:
     """A_l f32[H, H] and b_l f32[H] of a later layer of one edge."""
-    unit = jnp.arange(H, dtype=jnp.int32)
-    column = jnp.arange(H + 1, dtype=jnp.int32)
-    word, second = row_pair(key, unit[:, None], (layer * 2048 + 8192 + jnp.where(column < H, column, 1024 + column - H))[None, :])
-    kept = chance(second[:, :H], density) & (unit < hidden)[None, :]
+    unit, lane = jnp.arange(H, dtype=jnp.int32), layer * 2048 + 8192
+    word, second = row_pair(key, unit[:, None], (lane + unit)[None, :])
+    kept = chance(second, density) & (unit < hidden)[None, :]
     scale = gain / jnp.sqrt(hidden.astype(jnp.float32))
-    return jnp.where(kept, _bell(word[:, :H]), 0.0) * scale, bias * _bell(word[:, H])
+    return jnp.where(kept, _bell(word), 0.0) * scale, bias * _bell(row_bits(key, unit, lane + 1024))
 
 
 def _edge_scale(key: Array, prior: SCMPrior, style: Style | None) -> Array:

@@ -12,6 +12,7 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ import numpy as np
 from jax import Array
 from jax.extend.random import threefry2x32_p
 from jax.typing import ArrayLike
+
+from jaxrel.batching import by_platform
 
 __all__ = [
     "STREAM_VERSION",
@@ -51,6 +54,7 @@ __all__ = [
     "square_root",
     "threefry2x32",
     "uniform",
+    "walk_cycles",
 ]
 
 STREAM_VERSION = 4  # rises when any stream changes; recorded in every manifest
@@ -183,12 +187,13 @@ def bits(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
     return pair(key, i, lane)[0]
 
 
-def row_pair(key: Array, rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
-    """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights."""
-    return threefry2x32(*_spread(key[..., 0], key[..., 1], *_counter(rows, lane)))
+def row_pair(key: Array | tuple[Array, Array], rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
+    """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights. A key may be its two words apart."""
+    k0, k1 = key if isinstance(key, tuple) else (key[..., 0], key[..., 1])
+    return threefry2x32(*_spread(k0, k1, *_counter(rows, lane)))
 
 
-def row_bits(key: Array, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
+def row_bits(key: Array | tuple[Array, Array], rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
     """The first word of `row_pair`."""
     return row_pair(key, rows, lane)[0]
 
@@ -314,14 +319,14 @@ def log1p_exp(x: Array) -> Array:
     return above / (1.0 + x * (0.45293105 + x * (0.1777999 + x * (0.03289612 + x * 0.0098191751))))
 
 
-def sine(x: Array) -> Array:
-    """sin x for f32[...], |x| ≤ 50, within 2·10⁻⁵, by a polynomial of the fraction of a turn."""
-    return sine_turns(x * jnp.float32(1 / (2 * np.pi)))
+def sine(x: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array:
+    """sin x for f32[...], |x| ≤ 50, within 2·10⁻⁵, by a polynomial of the fraction of a turn. ``nearest``: how to round to an integer."""
+    return sine_turns(x * jnp.float32(1 / (2 * np.pi)), nearest)
 
 
-def sine_turns(u: Array) -> Array:
+def sine_turns(u: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array:
     """sin 2πu for f32[...], within 10⁻⁵: the best odd polynomial of degree nine on half a turn either way."""
-    u = u - jnp.round(u)
+    u = u - nearest(u)
     v = u * u
     return u * (6.2830558 + v * (-41.331214 + v * (81.366815 + v * (-74.478003 + v * 32.781398))))
 
@@ -364,19 +369,45 @@ def inverse_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
 
 
 def _permute(key: Array, i: ArrayLike, n: ArrayLike, backwards: bool) -> Array:
-    """The Feistel network of `index_permutation`, or its inverse: the same rounds from the last to the first, sides exchanged."""
     n = jnp.maximum(jnp.asarray(n).astype(jnp.uint32), 1)
     i = jnp.minimum(jnp.asarray(i).astype(jnp.uint32), n - 1)
-    shape = jnp.broadcast_shapes(key.shape[:-1], i.shape, n.shape)
-    key, i, n = jnp.broadcast_to(key, (*shape, 2)), jnp.broadcast_to(i, shape), jnp.broadcast_to(n, shape)
+
+    def on_chip(*args: Array) -> Array:
+        from jaxrel import onchip  # where there is a GPU
+
+        return onchip.walk_on_chip(*args, backwards=backwards)
+
+    def by_operators(*args: Array) -> Array:
+        return walk_cycles(*args, backwards=backwards)
+
     half = (33 - jax.lax.clz(n - 1)) >> 1  # half of the bits of n - 1, rounded up
+    return by_platform(on_chip, by_operators, *_spread(key[..., 0], key[..., 1], i, n, half)).astype(jnp.int32)
+
+
+def walk_cycles(
+    k0: Array, k1: Array, i: Array, n: Array, half: Array, *, backwards: bool, every: Callable[[Array], Array] = jnp.all
+) -> Array:
+    """The Feistel network of `index_permutation`, or its inverse: the same rounds from the last to the first, sides exchanged.
+
+    Args:
+        k0: u32[...], the keys' first words.
+        k1: u32[...], their second.
+        i: u32[...], below n.
+        n: u32[...], 1 at least.
+        half: u32[...], half of the bits of n - 1, rounded up.
+        backwards: static.
+        every: whether all of bool[...] hold.
+
+    Returns:
+        u32[...] below n.
+    """
     mask = (jnp.uint32(1) << half) - 1
 
     def through(x: Array) -> Array:
         def swap(r: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = sides
             number = jnp.asarray(5 - r if backwards else r, jnp.uint32)
-            word, _ = threefry2x32(key[..., 0], key[..., 1], right, number)
+            word, _ = threefry2x32(k0, k1, right, number)
             return right, (left ^ word) & mask
 
         high, low = x >> half, x & mask
@@ -389,5 +420,4 @@ def _permute(key: Array, i: ArrayLike, n: ArrayLike, backwards: bool) -> Array:
         x = jnp.where(inside, x, through(x))
         return x, x < n
 
-    x, _ = jax.lax.while_loop(lambda s: ~jnp.all(s[1]), walk, (i, half == 0))
-    return x.astype(jnp.int32)
+    return jax.lax.while_loop(lambda s: ~every(s[1]), walk, (i, half == 0))[0]

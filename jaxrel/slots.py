@@ -45,7 +45,8 @@ def slot_rows(schema: Schema, table: Array, k: Array, streams: Array, rows: Arra
     # A set leaves an owner as many slots as there are combinations; four times the mean are enough for the children to vary freely.
     free = jnp.minimum(jnp.maximum(4 * -(-schema.row_count[table] // n[first]), 1), combinations)
     share = jnp.clip(jnp.where(capacity[first] > 0, capacity[first], free), 1, _MOST // n[first])
-    slot = index_permutation(named_key(streams[first], "slot"), rows, n[first] * share)
+    slots = jnp.where(schema.fk_law[table, k] == LinkLaw.SLOT, n[first] * share, 1)  # for other laws nobody walks
+    slot = index_permutation(named_key(streams[first], "slot"), rows, slots)
     mine = slot // share
     combination = index_permutation(named_key(streams[first], "combination", mine), slot % share, combinations)
 

@@ -17,7 +17,7 @@ from jaxrel import presets
 from jaxrel.edges import edge_values, pack_edges
 from jaxrel.exogenous import exogenous_rows, sample_exogenous
 from jaxrel.families import FAMILIES
-from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, sample_edges, tied_weights
+from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, sample_edges, swapped, tied_weights
 from jaxrel.prior import Range, Weights
 from jaxrel.random import named_key
 from jaxrel.registry import ACTIVATIONS, EXOGENOUS
@@ -248,7 +248,7 @@ def test_weights_do_not_know_the_capacity() -> None:
         width, hidden, depth = jnp.int32(3), jnp.int32(8), jnp.int32(2)
         density, gain, shift = jnp.uint32(2**23), jnp.float32(1.5), jnp.float32(0.5)
         dense, dense_bias = first_weights(KEYS[0], width, density, gain, shift, w, h)
-        first, bias = tied_weights(KEYS[0], form, width, depth, gain, dense, dense_bias, w, h)
+        first, bias = tied_weights(KEYS[0], form, width, depth, gain, dense, dense_bias, swapped(dense), w, h)
         out = out_weights(KEYS[0], hidden, density, form, w, h)
         A, b = hidden_weights(KEYS[0], jnp.int32(1), hidden, density, gain, shift, h)
         return (first[:8, :3], bias[:8], out[:3, :8], A[:8, :8], b[:8]), out[:, 8:], A[:, 8:]
