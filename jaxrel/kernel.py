@@ -25,7 +25,7 @@ from jaxrel.batching import Loop, batched, fixed_loop, product, quick_loop
 from jaxrel.categories import classify, prototype_key, prototypes
 from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
 from jaxrel.cuts import cut_codes, cut_key
-from jaxrel.edges import Packed, combine_edges, pack_edges
+from jaxrel.edges import Packed, combine_edges
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.lanes import at_own, of_lane, row_lanes, rows_at, write_tile
 from jaxrel.noise import add_noise
@@ -433,6 +433,7 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
         schema: Schema,
         links: Links,
         scm: SCM,
+        edges: Packed,
         interventions: Interventions,
         aggregates: Array,
         exports: Array,
@@ -442,7 +443,7 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
         loop: Loop,
     ) -> State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
-        state, edges = _empty(capacity, tiles * TILE, scm, aggregates, exports, tells), pack_edges(scm)
+        state = _empty(capacity, tiles * TILE, scm, aggregates, exports, tells)
 
         def visit(state: State, j: Array, place: Array, first_pass: Array, database: Array | None = None) -> State:
             return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop, database)

@@ -184,20 +184,21 @@ def _flat(tables: KeyTables) -> KeyTables:
 
 
 @functools.cache
-def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> Any:
-    """The link stage over some tiles of the row axis, in a batch of databases: ``count`` of them from ``first`` on, or ``tiles``, the most.
+def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) -> Any:
+    """The link stage over some tiles of the row axis, in a batch of databases: ``tiles`` of them from ``first`` on.
 
-    A tile before a table's rows is left NO_ROW, or with ``pilots`` holds the links of the table's pilot. The ``whole`` axis is shared by
-    the lanes of a batch as `jaxrel.schedule` says.
+    A tile before a table's rows is left NO_ROW. The ``whole`` axis is shared by the lanes of a batch as `jaxrel.schedule` says. A walk that
+    ``streams`` takes ``count`` tiles, at most ``tiles``, and the key tables of the tiles before, which it hands on; and the tile before a
+    table's rows holds the links of its pilot.
     """
     keys = capacity.foreign_keys
 
-    def walk(schema: Schema, links: Links, first: Array, count: Array | None = None) -> Array:  # every leaf leads with B
+    def walk(schema: Schema, links: Links, first: Array, count: Array | None = None, before: KeyTables | None = None) -> Any:  # leading B
         batch = schema.table_count.shape[0]
         needs, links = _needs(schema, links, capacity), dataclasses.replace(links, parent_row=jnp.zeros((batch, keys, 0), jnp.int32))
         any_key = jnp.any(schema.fk_parent != NO_TABLE)
         out = jnp.full((batch, keys, tiles * TILE), NO_ROW, jnp.int32)
-        tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), empty_tables(capacity))
+        tables = before or jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), empty_tables(capacity))
         place = jnp.arange(batch, dtype=jnp.int32) * keys
 
         def build(needs: _Needs, table: Array, tables: KeyTables) -> KeyTables:
@@ -209,7 +210,7 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> 
         def in_step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
             out, tables = state
             tile = jax.vmap(tile_at)(schema, first + i)
-            now, enters = _of_tables(needs, schema, tile.table), tile.measures | (i == 0)
+            now, enters = _of_tables(needs, schema, tile.table), tile.measures | ((i == 0) & (not streams))
 
             def entered(tables: KeyTables) -> KeyTables:
                 new = build(now, tile.table, tables)
@@ -217,13 +218,14 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, pilots: bool = False) -> 
 
             tables = jax.lax.cond(jnp.any(enters), entered, lambda x: x, tables)
             rows = _tile_links(schema, links, _flat(tables), place, tile, now)
-            shown = tile.real if pilots else tile.real & ~tile.is_pilot[:, None]
+            shown = tile.real if streams else tile.real & ~tile.is_pilot[:, None]
             rows = jnp.where(shown[:, None, :], rows, jnp.int32(NO_ROW))
             return write_tile(out, rows, None, i), tables
 
         if batch == 1 or not whole:
             last = jnp.minimum(jnp.max(jax.vmap(tile_count)(schema) - first), tiles if count is None else jnp.max(count))
-            return jax.lax.fori_loop(0, jnp.where(any_key, last, 0), in_step, (out, tables))[0]
+            out, tables = jax.lax.fori_loop(0, jnp.where(any_key, last, 0), in_step, (out, tables))
+            return (out, tables) if streams else out
 
         plan = schedule_tables(schema, schema.fk_count)
 
@@ -261,9 +263,26 @@ def link_rows(schema: Schema, links: Links, capacity: Capacity, table: ArrayLike
     return _walk(capacity, tiles, False)(schema, links, first)
 
 
-def link_tiles(schema: Schema, links: Links, capacity: Capacity, first: ArrayLike, count: ArrayLike, tiles: int) -> Array:
-    """Links of ``count`` tiles of the row axis, at most ``tiles``, those of pilots too: i32[K, tiles * TILE], as `link_rows` says."""
-    return _walk(capacity, tiles, False, pilots=True)(schema, links, jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32))
+def link_tiles(
+    schema: Schema, links: Links, tables: KeyTables, capacity: Capacity, first: ArrayLike, count: ArrayLike, tiles: int
+) -> tuple[Array, KeyTables]:
+    """Links of the next tiles of the row axis, of which all are asked for in order.
+
+    Args:
+        schema: one schema.
+        links: the laws; ``parent_row`` is not read.
+        tables: what the call before returned; at first `jaxrel.clusters.empty_tables`. A table's are built at its first tile.
+        capacity: static sizes.
+        first: i32[], first tile on the row axis.
+        count: i32[], how many tiles; at most ``tiles``.
+        tiles: static, tiles of the result.
+
+    Returns:
+        i32[K, tiles * TILE], as `link_rows` says, pilots too; and the tables.
+    """
+    first, count = jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32)
+    found: tuple[Array, KeyTables] = _walk(capacity, tiles, False, streams=True)(schema, links, first, count, tables)
+    return found
 
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:

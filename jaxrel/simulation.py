@@ -10,6 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
+from jaxrel.clusters import KeyTables, empty_tables
+from jaxrel.edges import Packed, pack_edges
 from jaxrel.kernel import State, walk
 from jaxrel.links import link_tiles
 from jaxrel.random import named_key, reduce_key
@@ -29,7 +31,9 @@ from jaxrel.types import (
     tiles_of,
 )
 
-__all__ = ["Chunk", "Rows", "Truth", "explain_rows", "no_exports", "simulate", "simulate_rows", "stream_rows"]
+__all__ = ["Chunk", "Passing", "Rows", "Truth", "explain_rows", "simulate", "simulate_rows", "start_rows", "stream_rows"]
+
+_MEASURED = ("node_shift", "node_scale", "column_knots")  # leaves of an SCM that its calibration sets
 
 
 @struct.dataclass
@@ -78,11 +82,12 @@ def _chunk(
     prefix = jnp.where(jnp.any(schema.fk_parent[table] == table), first, jnp.minimum(end, first))
     noise_key, done = named_key(reduce_key(key), "simulate"), interventions or no_interventions()
     run = walk(capacity, tiles, True, tells)
-    state: State = run(noise_key, schema, links, scm, done, aggregates, no_exports(capacity), prefix, first, jnp.int32(tiles))
+    edges, exports = pack_edges(scm), _no_exports(capacity)
+    state: State = run(noise_key, schema, links, scm, edges, done, aggregates, exports, prefix, first, jnp.int32(tiles))
     return state
 
 
-def no_exports(capacity: Capacity) -> Array:
+def _no_exports(capacity: Capacity) -> Array:
     """Exports before any tile is computed: f32[EXPORTS, W, R]."""
     return jnp.zeros((EXPORTS, capacity.width, capacity.rows), jnp.float32)
 
@@ -126,13 +131,30 @@ def simulate_rows(
 
 
 @struct.dataclass
+class Passing:
+    """What some tiles of the row axis leave to the next ones."""
+
+    exports: Array  # f32[EXPORTS, W, R]
+    tables: KeyTables  # of the keys of the table at hand
+    edges: Packed  # i32[E, fields] and f32[E, fields]: all of them, from the start
+    node_shift: Array  # f32[T, N, W], measured for every table whose first tile has passed
+    node_scale: Array  # f32[T, N, W]
+    column_knots: Array  # f32[T, C, SCORES]
+
+
+@struct.dataclass
 class Chunk:
     """Some tiles of the row axis, computed after all that they can refer to, and what the next ones need."""
 
     rows: Rows  # of tiles · TILE rows
     parent_row: Array  # i32[K, rows]
-    scm: SCM  # calibrated on every table whose first tile has passed
-    exports: Array  # f32[EXPORTS, W, R]
+    passing: Passing
+
+
+def start_rows(scm: SCM, capacity: Capacity) -> Passing:
+    """What the first call of `stream_rows` takes: the SCM's edges and calibration, and no tile yet."""
+    measured = {name: getattr(scm, name) for name in _MEASURED}
+    return Passing(exports=_no_exports(capacity), tables=empty_tables(capacity), edges=pack_edges(scm), **measured)
 
 
 def stream_rows(
@@ -140,7 +162,7 @@ def stream_rows(
     schema: Schema,
     laws: Links,
     scm: SCM,
-    exports: Array,
+    passing: Passing,
     first: ArrayLike,
     count: ArrayLike,
     capacity: Capacity,
@@ -149,15 +171,15 @@ def stream_rows(
     """Compute the next tiles of the row axis: links and cells bit for bit those of `sample_links` and `simulate`.
 
     Nothing is as long as the database but what later rows can refer to. So ``capacity.rows`` is that of the *resident* tables
-    (`jaxrel.tiles.resident_tiles`) and one more tile. Called for all tiles in order, from an uncalibrated SCM and `no_exports` on, each
-    call with the SCM and the exports of the one before.
+    (`jaxrel.tiles.resident_tiles`) and one more tile. Called for all tiles in order, from `start_rows` on, each call with what the one
+    before has left.
 
     Args:
         key: as `simulate` takes it.
         schema: one schema.
         laws: as `sample_link_laws` returns them; ``parent_row`` is not read.
-        scm: its SCM.
-        exports: f32[EXPORTS, W, R].
+        scm: its SCM, not calibrated; of its edges only where each node's start is read.
+        passing: `start_rows`, or what the tiles before have left.
         first: i32[], first tile on the row axis.
         count: i32[], how many tiles; at most ``tiles``, of one table.
         capacity: static sizes; the SCM has no aggregates.
@@ -167,17 +189,18 @@ def stream_rows(
         A `Chunk`.
     """
     first, count = jnp.asarray(first, jnp.int32), jnp.asarray(count, jnp.int32)
-    links = dataclasses.replace(laws, parent_row=link_tiles(schema, laws, capacity, first, count, tiles))
+    parent_row, tables = link_tiles(schema, laws, passing.tables, capacity, first, count, tiles)
+    links = dataclasses.replace(laws, parent_row=parent_row)
+    scm = dataclasses.replace(scm, **{name: getattr(passing, name) for name in _MEASURED})
     noise_key, done, zero = named_key(reduce_key(key), "simulate"), no_interventions(), jnp.int32(0)
     aggregates = jnp.zeros((AGGREGATES, capacity.width, TILE), jnp.float32)
     run = walk(capacity, tiles, True, streams=True)
-    state: State = run(noise_key, schema, links, scm, done, aggregates, exports, zero, first, count)
-    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
+    state: State = run(noise_key, schema, links, scm, passing.edges, done, aggregates, passing.exports, zero, first, count)
+    measured = {name: getattr(state, name) for name in _MEASURED}
     return Chunk(
         rows=Rows(values=state.values, missing=state.missing, time=state.time),
-        parent_row=links.parent_row,
-        scm=dataclasses.replace(scm, **measured),
-        exports=state.exports,
+        parent_row=parent_row,
+        passing=Passing(exports=state.exports, tables=tables, edges=passing.edges, **measured),
     )
 
 
@@ -246,10 +269,10 @@ def simulate(
     """
     noise_key, done, zero = named_key(reduce_key(key), "simulate"), interventions or no_interventions(), jnp.int32(0)
     blank = jnp.zeros((AGGREGATES, capacity.width, capacity.rows), jnp.float32)
-    exports, count = no_exports(capacity), tile_count(schema)
-    state = walk(capacity, capacity.tiles, False)(noise_key, schema, links, scm, done, blank, exports, zero, zero, count)
+    edges, exports, count = pack_edges(scm), _no_exports(capacity), tile_count(schema)
+    state = walk(capacity, capacity.tiles, False)(noise_key, schema, links, scm, edges, done, blank, exports, zero, zero, count)
     used = schema.table_count > 0
-    measured = {name: getattr(state, name) for name in ("node_shift", "node_scale", "column_knots")}
+    measured = {name: getattr(state, name) for name in _MEASURED}
     calibrated = dataclasses.replace(scm, **measured, calibrated=scm.calibrated | used)
     return Database(
         schema=schema,

@@ -28,7 +28,7 @@ from jaxrel.programs import COMPILER_OPTIONS, compile_or_load
 from jaxrel.random import named_key
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
-from jaxrel.simulation import Chunk, no_exports, simulate, stream_rows
+from jaxrel.simulation import Chunk, Passing, simulate, start_rows, stream_rows
 from jaxrel.streaming import is_huge, resident_capacity, stream_tables
 from jaxrel.tasks import Task, sample_task
 from jaxrel.totals import ChildTotals, total_children
@@ -106,20 +106,25 @@ def _task(root: Array, index: Array, attempt: Array, simulate: Database, totals:
     return sample_task(key, simulate, capacity, tries=1, timed=True, totals=totals)
 
 
-@partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="exports", compiler_options=COMPILER_OPTIONS)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+def _passing(scm: SCM, capacity: Capacity) -> Passing:
+    return start_rows(scm, capacity)
+
+
+@partial(jax.jit, static_argnames=("capacity", "tiles"), donate_argnames="passing", compiler_options=COMPILER_OPTIONS)
 def _chunk(
     root: Array,
     index: Array,
     schema: Schema,
     laws: Links,
     scm: SCM,
-    exports: Array,
+    passing: Passing,
     first: Array,
     count: Array,
     capacity: Capacity,
     tiles: int,
 ) -> Chunk:
-    return stream_rows(database_key(root, index), schema, laws, scm, exports, first, count, capacity, tiles)
+    return stream_rows(database_key(root, index), schema, laws, scm, passing, first, count, capacity, tiles)
 
 
 _few_scm, _many_scm = (
@@ -136,7 +141,7 @@ def _whole(capacity: Capacity) -> dict[str, Any]:
 
 
 def _in_passing(capacity: Capacity) -> dict[str, Any]:
-    return {"laws": _laws, "scm": _scm_at(capacity), "chunk": _chunk}
+    return {"laws": _laws, "scm": _scm_at(capacity), "passing": _passing, "chunk": _chunk}
 
 
 _SHORT = 4  # tasks of a database that fills no more than this part of its row axis are drawn on as much of it
@@ -238,16 +243,17 @@ class Stages:
         """A database whose rows are computed while they are written."""
         capacity, prior, at = resident_capacity(schema, self._plan.capacity), self._plan.prior, np.int32(0)
         known = {"root": root, "index": index, "prior": prior, "schema": schema, "first": at, "count": at}
-        stages = self._compiled(capacity, _in_passing(capacity), **known, exports=jax.eval_shape(lambda: no_exports(capacity)))
-        laws, scm, exports = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema), no_exports(capacity)
+        stages = self._compiled(capacity, _in_passing(capacity), **known)
+        laws, scm = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema)
+        passing: Passing = stages["passing"](scm)
         none = jnp.zeros((0, 0), jnp.float32)
         structure = jax.device_get(Database(schema, laws, scm, none, none, none, none, fits=schema.fits & scm.fits))
 
         def compute(first: int, count: int) -> Chunk:
-            nonlocal scm, exports
+            nonlocal passing
             with jax.default_device(self._device):  # a writing thread asks
-                chunk: Chunk = stages["chunk"](root, index, schema, laws, scm, exports, np.int32(first), np.int32(count))
-            scm, exports = chunk.scm, chunk.exports
+                chunk: Chunk = stages["chunk"](root, index, schema, laws, scm, passing, np.int32(first), np.int32(count))
+            passing = chunk.passing
             return chunk
 
         return Made(structure, stream_tables(compute, structure.schema, self._plan.chunk_rows // TILE))

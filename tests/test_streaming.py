@@ -48,12 +48,12 @@ def test_rows_in_passing_are_those_of_the_whole_bit_for_bit() -> None:
         seen[tiles] += 1
         blank = {"node_shift": db.scm.node_shift * 0, "node_scale": db.scm.node_scale * 0 + 1}
         again = dataclasses.replace(db.scm, calibrated=np.asarray(False), **blank)
-        state = {"scm": again, "exports": jaxrel.simulation.no_exports(capacity)}
+        state = {"passing": jaxrel.simulation.start_rows(again, capacity)}
 
-        def compute(first: int, count: int, db: Any = db, b: int = b, state: Any = state) -> Any:
+        def compute(first: int, count: int, db: Any = db, b: int = b, scm: Any = again, state: Any = state) -> Any:
             key = sampled.keys(1, b)[0]
-            chunk = one(key, db.schema, db.links, state["scm"], state["exports"], np.int32(first), np.int32(count))
-            state["scm"], state["exports"] = chunk.scm, chunk.exports
+            chunk = one(key, db.schema, db.links, scm, state["passing"], np.int32(first), np.int32(count))
+            state["passing"] = chunk.passing
             return chunk
 
         of_table: dict[int, list[Any]] = {}
@@ -66,7 +66,7 @@ def test_rows_in_passing_are_those_of_the_whole_bit_for_bit() -> None:
                 joined = np.concatenate([getattr(part, found) for part in parts], axis=-1)
                 np.testing.assert_array_equal(joined[: wanted.shape[0]] if wanted.ndim == 2 else joined, wanted, err_msg=f"{b} {found}")
         assert not of_table
-        np.testing.assert_array_equal(state["scm"].column_knots, db.scm.column_knots)
+        np.testing.assert_array_equal(state["passing"].column_knots, db.scm.column_knots)
     assert min(seen.values()) >= 3, "too few databases without aggregates"
 
 
