@@ -9,7 +9,8 @@ devices    databases side by side under ``vmap``, their keys sharded over so man
 All but the last are runs of the command line, ``python -m jaxrel generate``, in a process of its own, a second time with the programs of
 the first (``warm``); memory and processor seconds are that process's. "CPU ns a cell, more" is what the cells beyond those of the line
 before have cost of all cores, where their number grows; else what all have cost beyond the axis's first schema with one row a table:
-neither the start of the process counts in it nor what else runs on the machine.
+neither the start of the process counts in it nor what else runs on the machine. Along tables and columns it is the mean over ``--seeds``:
+what a cell takes goes with the graph that is drawn for its table, and a schema of two tables is two draws.
 """
 
 from __future__ import annotations
@@ -70,15 +71,18 @@ def written(folder: Path) -> dict[str, int]:
     return found
 
 
-def measure(size: int, arguments: Sequence[str], work: Path, repeats: int) -> dict[str, Any]:
-    """Cold and warm seconds, memory and what was written, of one size along an axis."""
+def measure(size: int, arguments: Sequence[str], work: Path, repeats: int, seeds: int = 1) -> dict[str, Any]:
+    """Cold and warm seconds, memory and what was written, of one size along an axis; of several seeds the mean."""
     out = work / "out"
-    command = [*arguments, "--out", str(out)]
-    cold = run(command, work)
-    warm = [run(command, work) for _ in range(repeats)]
-    middle = {name: statistics.median(one[name] for one in warm) for name in warm[0]}
-    seconds = {"cold_s": cold["s"], "warm_s": middle["s"], "warm_cpu_s": middle["cpu_s"]}
-    figures = {"size": size, **seconds, "peak_mib": middle["peak_mib"], **written(out)}
+    commands = [[*arguments, "--seed", str(seed), "--out", str(out)] for seed in range(seeds)]
+    cold = run(commands[0], work)
+    each = []
+    for command in commands:
+        warm = [run(command, work) for _ in range(repeats)]
+        each.append({name: statistics.median(one[name] for one in warm) for name in warm[0]})
+    mean = {name: statistics.fmean(one[name] for one in each) for name in each[0]}
+    seconds = {"cold_s": cold["s"], "warm_s": mean["s"], "warm_cpu_s": mean["cpu_s"]}
+    figures = {"size": size, **seconds, "peak_mib": max(one["peak_mib"] for one in each), **written(out)}
     shutil.rmtree(out)
     return figures
 
@@ -110,27 +114,27 @@ def along_databases(asked: argparse.Namespace, work: Path) -> Iterator[dict[str,
         yield measure(databases, ["--preset", asked.preset, "--databases", str(databases)], work, asked.repeats)
 
 
-def _least(text: str, work: Path, repeats: int) -> dict[str, Any]:
+def _least(text: str, work: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """A schema of two tables with one row each: what sizes with the same number of cells are compared with."""
-    return measure(2, _schema(work, text, {"t0": 1, "t1": 1}), work, repeats)
+    return measure(2, _schema(work, text, {"t0": 1, "t1": 1}), work, asked.repeats, asked.seeds)
 
 
 def along_tables(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """More and more tables of fewer and fewer rows, about eight columns each in all."""
-    least = _least(tree(2, 6), work, asked.repeats)
+    least = _least(tree(2, 6), work, asked)
     for tables in _sizes(2, asked.most_tables, 5):
         rows = max(asked.cells // (8 * tables), 1)
-        yield measure(tables, _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)}), work, asked.repeats) | {
-            "least": least
-        }
+        schema = _schema(work, tree(tables, 6), {f"t{i}": rows for i in range(tables)})
+        yield measure(tables, schema, work, asked.repeats, asked.seeds) | {"least": least}
 
 
 def along_columns(asked: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Wider and wider tables of fewer and fewer rows."""
-    least = _least(tree(2, 4), work, asked.repeats)
+    least = _least(tree(2, 4), work, asked)
     for columns in _sizes(4, asked.most_columns, 4):
         rows = max(asked.cells // (2 * (columns + 2)), 1)
-        yield measure(columns, _schema(work, tree(2, columns), {"t0": rows, "t1": rows}), work, asked.repeats) | {"least": least}
+        schema = _schema(work, tree(2, columns), {"t0": rows, "t1": rows})
+        yield measure(columns, schema, work, asked.repeats, asked.seeds) | {"least": least}
 
 
 def on_devices(preset: str, batch: int, repeats: int) -> dict[str, Any]:
@@ -217,6 +221,9 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny", help="of databases and devices (default: tiny)")
     parser.add_argument("--batch", type=int, default=8, metavar="B", help="databases side by side on devices (default: 8)")
     parser.add_argument("--repeats", type=int, default=1, help="warm runs, of which the median counts (default: 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=6, metavar="N", help="databases drawn along tables and columns, whose mean counts (default: 6)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
