@@ -16,11 +16,12 @@ fewest rows is left out. Whatever the arrays do not hold is counted in `Real.los
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,8 @@ def from_pandas(
         A `Real`.
 
     Raises:
-        UserError: if a table or column is not there, a primary key repeats or is missing, types of keys cannot be compared, a time
-            column holds no times, or the capacity is too small.
+        UserError: if a table is no frame, a table or column is not there, a primary key repeats or is missing, types of keys cannot be
+            compared, a time column holds no times, or the capacity is too small.
 
     Example:
         >>> import pandas as pd, jaxrel
@@ -102,6 +103,8 @@ def from_pandas(
         >>> jaxrel.to_arrow(real.database, real.catalog)["sale"]["shop"].to_pylist()
         [1, 1, None]
     """
+    import pandas as pd
+
     primary, foreign, times = primary_keys or {}, foreign_keys or {}, time_columns or {}
     for argument, given in (("primary_keys", primary), ("foreign_keys", foreign), ("time_columns", times)):
         for name in given:
@@ -109,9 +112,14 @@ def from_pandas(
                 raise UserError(f"{argument}: there is no table {name!r}; the tables are {', '.join(map(str, tables))}")
     arrow, keys = {}, {}
     for name, frame in tables.items():
+        if not isinstance(frame, pd.DataFrame):
+            raise UserError(f"tables: {name} is a {type(frame).__name__}; give a pandas.DataFrame")
+        leads = foreign.get(name, {})
+        if not isinstance(leads, Mapping):
+            raise UserError(f"foreign_keys: those of {name} are {leads!r}; give a mapping of columns to the tables they lead to")
         arrow[str(name)] = _from_frame(str(name), frame)
-        parents = tuple((_names(columns), parent) for columns, parent in foreign.get(name, {}).items())
-        keys[str(name)] = Keys(_names(primary.get(name, ())), parents, times.get(name))
+        parents = tuple((_names(columns), str(parent)) for columns, parent in leads.items())
+        keys[str(name)] = Keys(_names(primary.get(name, ())), parents, str(times[name]) if name in times else None)
     return _read(arrow, keys, {}, capacity, labels)
 
 
@@ -134,27 +142,35 @@ def from_relbench(folder: str | os.PathLike[str], *, capacity: Capacity | None =
     files = {path.stem: path for path in sorted((folder / "db").glob("*.parquet"))}
     if not files:
         raise UserError(f"{folder}: there is no db/*.parquet in it; give the folder of one database in the RelBench format")
-    about = _json(folder / DIGEST_FILE).get("tables", {})
+    with _reading(folder / DIGEST_FILE, "cannot be read", "delete it, or write the database again"):
+        about = _about(folder / DIGEST_FILE)
+        vocabularies = {
+            (name, column): tuple(entry["vocabulary"])
+            for name, table in about.items()
+            for column, entry in table.get("features", {}).items()
+            if "vocabulary" in entry
+        }
     specs = _specs(folder, files, about)
     arrow = {}
     for name in specs:
         if name not in files:
             raise UserError(f"{folder}: db/{name}.parquet is missing, which the manifest names; copy the whole folder")
         arrow[name] = _parquet(files[name])
-    vocabularies = {
-        (name, column): tuple(entry["vocabulary"])
-        for name, table in about.items()
-        for column, entry in table.get("features", {}).items()
-        if "vocabulary" in entry
-    }
     return _read(arrow, specs, vocabularies, capacity, labels)
 
 
-def _json(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _reading(path: Path, fault: str, remedy: str) -> Iterator[None]:
+    """What a file holds in an unforeseen form is one sentence."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it, or write the database again") from None
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, pa.ArrowException) as error:
+        raise UserError(f"{path}: {fault} ({type(error).__name__}: {' '.join(str(error).split())}); {remedy}") from None
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """The tables of a digest, {} where there is none."""
+    return dict(json.loads(path.read_text(encoding="utf-8")).get("tables", {})) if path.exists() else {}
 
 
 def _parquet(path: Path) -> pa.Table:
@@ -168,35 +184,39 @@ def _specs(folder: Path, files: Mapping[str, Path], about: Mapping[str, Any]) ->
     """The keys of every table, from whichever source the folder has."""
     manifest = folder / "manifest.yaml"
     if manifest.exists():
-        try:
+        with _reading(manifest, "is no manifest of RelBench", "write the dataset again"):
             tables = yaml.safe_load(manifest.read_text(encoding="utf-8"))["tables"]
             return {str(name): _spec(spec["pkey"], spec["fkeys"] or {}, spec["time_col"]) for name, spec in tables.items()}
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{manifest}: is no manifest of RelBench ({type(error).__name__}: {error}); write the dataset again") from None
     if about:
-        return {
-            name: _spec(t["primary_key"], {fk: entry["parent"] for fk, entry in t["foreign_keys"].items()}, t["time_column"])
-            for name, t in about.items()
-        }
+        with _reading(folder / DIGEST_FILE, "does not say the keys", "write the database again"):
+            return {
+                name: _spec(t["primary_key"], {fk: entry["parent"] for fk, entry in t["foreign_keys"].items()}, t["time_column"])
+                for name, t in about.items()
+            }
     specs = {}
     for name, path in files.items():
-        try:
+        with _reading(path, "is no Parquet file that can be read", "write it again"):
             metadata = pq.read_schema(path).metadata or {}
-            found = {key: json.loads(metadata[key.encode()]) for key in ("pkey_col", "fkey_col_to_pkey_table", "time_col")}
-        except KeyError:
-            raise UserError(f"{folder}: there is no manifest.yaml, and {path.name} does not say its keys; write a manifest") from None
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise UserError(f"{path}: is no Parquet file that can be read ({error})") from None
-        specs[name] = _spec(found["pkey_col"], found["fkey_col_to_pkey_table"], found["time_col"])
+        wanted = [key.encode() for key in ("pkey_col", "fkey_col_to_pkey_table", "time_col")]
+        if not all(key in metadata for key in wanted):
+            raise UserError(f"{folder}: there is no manifest.yaml, and {path.name} does not say its keys; write a manifest")
+        with _reading(path, "says its keys in no form of RelBench's", "write a manifest"):
+            primary, foreign, time = (json.loads(metadata[key]) for key in wanted)
+            specs[name] = _spec(primary, foreign or {}, time)
     return specs
 
 
-def _spec(primary: str | None, foreign: Mapping[str, str], time: str | None) -> Keys:
+def _spec(primary: str | Sequence[str] | None, foreign: Mapping[str, str], time: str | None) -> Keys:
+    texts = [*([primary] if isinstance(primary, str) else primary or []), *foreign, *foreign.values(), "" if time is None else time]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no name")
     return Keys(_names(primary or ()), tuple((_names(column), parent) for column, parent in foreign.items()), time)
 
 
 def _names(columns: Any) -> tuple[str, ...]:
-    return (columns,) if isinstance(columns, str) else tuple(columns)
+    """The names of one column or of several, as text."""
+    return tuple(map(str, columns)) if isinstance(columns, Sequence) and not isinstance(columns, str) else (str(columns),)
 
 
 def _from_frame(name: str, frame: pd.DataFrame) -> pa.Table:
@@ -295,7 +315,8 @@ def _link(table: RealTable, by_name: Mapping[str, RealTable], losses: list[Loss]
         for a, b, column in zip(ours, theirs, columns, strict=True):
             if n and len(b) and not comparable_types(a.type, b.type):
                 raise UserError(f"table {table.name}: {column} holds {a.type}, but the key of {parent} is {b.type}; give both one type")
-        ours = [a if n and len(b) and not pa.types.is_null(a.type) else pa.nulls(n, b.type) for a, b in zip(ours, theirs, strict=True)]
+        theirs = [b if len(b) else a.slice(0, 0) for a, b in zip(ours, theirs, strict=True)]  # none to compare with: all are lost
+        ours = [a if n and not pa.types.is_null(a.type) else pa.nulls(n, b.type) for a, b in zip(ours, theirs, strict=True)]
         codes = key_codes(ours, theirs)
         row = np.full(codes.max(initial=-1) + 2, NO_ROW, np.int64)  # by code; of null, which is code -1, the last entry
         row[codes[n:]] = np.arange(codes.size - n)

@@ -260,6 +260,10 @@ def test_tables_without_rows_columns_or_keys() -> None:
     back = jaxrel.to_arrow(real.database, real.catalog)
     assert back["bare"].to_pydict() == {"one": [0, None, 0]} and back["nothing"].num_rows == 0
     assert back["one"].to_pydict() == {"id": [0], "x": ["only"]}
+    empty = jaxrel.from_pandas({"bare": bare, "one": one.iloc[:0]}, {"one": "id"}, {"bare": {"one": "one"}})
+    assert [str(loss) for loss in empty.losses] == ["bare.one: 3 keys to no row, now null"]
+    numbered = jaxrel.from_pandas({0: pd.DataFrame({7: [1, 2]}), 1: bare}, {0: 7}, {1: {"one": 0}})  # labels that are no text
+    assert [t.primary_key for t in numbered.catalog.tables] == ["7", None] and lost(numbered)["1", "one"][0] == 3
     shared = jaxrel.from_pandas({"one": one, "more": one}, {"one": "id", "more": "id"}, {"more": {"id": "one"}})
     assert jaxrel.to_arrow(shared.database, shared.catalog)["more"].column_names == ["more_id", "id", "x"]
 
@@ -316,6 +320,8 @@ def test_refusals_are_sentences(tmp_path: Any) -> None:
         (({"a": pd.DataFrame({"id": [1, 1, 2]})}, {"a": "id"}), "repeats a value in 1 rows"),
         (({"a": pd.DataFrame({"id": [1, None]})}, {"a": "id"}), "is missing in 1 rows"),
         (({"a": pd.DataFrame([[1, 2]], columns=["x", "x"])},), "the column x is there twice"),
+        (({"a": [1, 2]},), "tables: a is a list; give a pandas.DataFrame"),
+        ((both, {"a": "id"}, {"b": "a"}), "foreign_keys: those of b are 'a'; give a mapping of columns to the tables they lead to"),
     ):
         with pytest.raises(UserError, match=match):
             jaxrel.from_pandas(*arguments)
@@ -330,6 +336,24 @@ def test_refusals_are_sentences(tmp_path: Any) -> None:
         jaxrel.from_relbench(tmp_path)
     (tmp_path / "manifest.yaml").write_text("tables: {a: {}}")
     with pytest.raises(UserError, match="is no manifest of RelBench"):
+        jaxrel.from_relbench(tmp_path)
+    specs = (b"{pkey: null, time_col: null, fkeys: {x: [a]}}", b"{pkey: 3, time_col: null, fkeys: {}}")
+    for garbage in (b"\xff\xfe", b"[1", *(b"tables: {a: %s}" % spec for spec in specs)):
+        (tmp_path / "manifest.yaml").write_bytes(garbage)
+        with pytest.raises(UserError, match="manifest.yaml: is no manifest of RelBench .*; write the dataset again"):
+            jaxrel.from_relbench(tmp_path)
+    for garbage in (b"\xff\xfe", b"[1]", b"null", b'{"tables": null}', b'{"tables": {"a": 3}}'):
+        (tmp_path / "jaxrel.json").write_bytes(garbage)
+        with pytest.raises(UserError, match="jaxrel.json: cannot be read .*; delete it, or write the database again"):
+            jaxrel.from_relbench(tmp_path)
+    (tmp_path / "manifest.yaml").unlink()
+    (tmp_path / "jaxrel.json").write_text('{"tables": {"a": {}}}')
+    with pytest.raises(UserError, match="jaxrel.json: does not say the keys .*; write the database again"):
+        jaxrel.from_relbench(tmp_path)
+    (tmp_path / "jaxrel.json").unlink()
+    metadata = {"pkey_col": "3", "fkey_col_to_pkey_table": "[1]", "time_col": "{}"}
+    pq.write_table(pa.table({"id": [0, 1]}).replace_schema_metadata(metadata), tmp_path / "db" / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet: says its keys in no form of RelBench's .*; write a manifest"):
         jaxrel.from_relbench(tmp_path)
     (tmp_path / "manifest.yaml").write_text(json.dumps({"tables": {"b": {"pkey": None, "time_col": None, "fkeys": {}}}}))
     with pytest.raises(UserError, match="b.parquet is missing"):
