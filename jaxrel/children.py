@@ -10,13 +10,24 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.types import NO_ROW, NO_TABLE, Database
+from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Database
 
-__all__ = ["ChildIndex", "child_span", "children_until", "first_place", "index_children", "leading_keys", "look", "row_table"]
+__all__ = [
+    "ChildIndex",
+    "as_targets",
+    "child_span",
+    "children_until",
+    "first_place",
+    "index_children",
+    "leading_keys",
+    "look",
+    "row_table",
+]
 
 _PADDING = 2**31 - 1
 _ALWAYS = -(2**31)  # the time of a row that has none: it has been there all along
@@ -66,6 +77,42 @@ def look(db: Database, table: Array, row: Array, seed_time: Array) -> tuple[Arra
     exists = (table != NO_TABLE) & (row >= 0) & (row < db.schema.row_count[there])
     place = jnp.where(exists, db.schema.row_offset[there] + row, 0)
     return place, exists & (~db.schema.has_time[there] | (db.time[place] <= seed_time))
+
+
+def as_targets(
+    db: Database, table: ArrayLike, rows: ArrayLike, seed_time: ArrayLike, hidden: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
+    """What is asked of which rows, as arrays.
+
+    Args:
+        db: one database.
+        table: i32[] or i32[M], or NO_TABLE.
+        rows: i32[M].
+        seed_time: i32[] or i32[M], seconds since 1970.
+        hidden: bool[T, C], or None: no column.
+
+    Returns:
+        i32[] or i32[M], i32[M], i32[M], at most NO_TIME - 1, and bool[T, C].
+
+    Raises:
+        ValueError: if a shape is another one, or a number that is known before tracing is out of range.
+    """
+    shape, (T, _) = np.shape(rows), db.schema.column_kind.shape
+    if len(shape) != 1:
+        raise ValueError(f"rows: their shape is {shape}; give one axis, i32[M]")
+    for name, x, least, most, unit in (
+        ("table", table, NO_TABLE, T - 1, "the number of a table"),
+        ("seed_time", seed_time, -(2**31), 2**31 - 1, "seconds since 1970"),
+    ):
+        if np.shape(x) not in ((), shape):
+            raise ValueError(f"{name}: its shape is {np.shape(x)}; give one for all, or one for each of the {shape[0]} rows")
+        if not isinstance(x, jax.Array) and np.size(x) and not (least <= np.min(x) and np.max(x) <= most):
+            raise ValueError(f"{name}: {np.min(x)} … {np.max(x)} is not in {least} … {most}; give {unit}")
+    if hidden is not None and np.shape(hidden) != db.schema.column_kind.shape:
+        raise ValueError(f"hidden: its shape is {np.shape(hidden)}; give bool[T, C], {db.schema.column_kind.shape}")
+    times = jnp.broadcast_to(jnp.minimum(jnp.asarray(seed_time, jnp.int32), NO_TIME - 1), shape)
+    secret = jnp.zeros(db.schema.column_kind.shape, bool) if hidden is None else jnp.asarray(hidden, bool)
+    return jnp.asarray(table, jnp.int32), jnp.asarray(rows, jnp.int32), times, secret
 
 
 def leading_keys(fk_parent: Array, table: Array, slots: int) -> Array:

@@ -28,7 +28,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.children import ChildIndex, child_span, children_until, first_place, index_children, leading_keys, look
+from jaxrel.children import ChildIndex, as_targets, child_span, children_until, first_place, index_children, leading_keys, look
 from jaxrel.random import below, bits, named_key, reduce_key
 from jaxrel.splits import DAY
 from jaxrel.types import NO_COLUMN, NO_ROW, NO_TABLE, NO_TIME, Database, Kind
@@ -111,8 +111,11 @@ def sample_cells(key: ArrayLike, db: Database, count: int) -> Cells:
         `Cells`; of up to four rows the first whose cell is known. A table without columns or rows gives a cell that is not there.
 
     Raises:
+        ValueError: if the count is negative.
         TypeError: if ``key`` is not one PRNG key.
     """
+    if count < 0:
+        raise ValueError(f"count: {count} is less than 0")
     db = jax.tree.map(jnp.asarray, db)
     schema, key = db.schema, named_key(reduce_key(key), "cells")
     i, tries = jnp.arange(count, dtype=jnp.int32), jnp.arange(_TRIES, dtype=jnp.int32)
@@ -278,7 +281,8 @@ def sample_contexts(
         `Contexts`.
 
     Raises:
-        ValueError: if a size is less than 1, or ``tokens`` has no room for one row.
+        ValueError: if a size is less than 1, ``tokens`` has no room for one row, a shape is another one, or a table or time that is known
+            before tracing cannot be.
         TypeError: if ``key`` is not one PRNG key.
 
     Example:
@@ -300,14 +304,14 @@ def sample_contexts(
         raise ValueError(f"tokens: {tokens} have no room for a row of {C} columns and a time; give at least {C + 1}")
     db, key = jax.tree.map(jnp.asarray, db), named_key(reduce_key(key), "contexts")
     index = index_children(db) if index is None else jax.tree.map(jnp.asarray, index)
-    hidden = jnp.zeros(db.schema.column_kind.shape, bool) if hidden is None else jnp.asarray(hidden)
-    rows = jnp.asarray(rows, jnp.int32)
-    table, seed_time, column = (jnp.broadcast_to(jnp.asarray(x, jnp.int32), rows.shape) for x in (table, seed_time, column))
+    table, rows, seed_time, hidden = as_targets(db, table, rows, seed_time, hidden)
+    if jnp.shape(column) not in ((), rows.shape):
+        raise ValueError(f"column: its shape is {jnp.shape(column)}; give one for all, or one for each of the {rows.shape[0]} rows")
+    table, column = (jnp.broadcast_to(jnp.asarray(x, jnp.int32), rows.shape) for x in (table, column))
     T = db.schema.fk_parent.shape[0]
     leading = jax.vmap(lambda t: leading_keys(db.schema.fk_parent, t, slots))(jnp.arange(T, dtype=jnp.int32))
 
     def one(table: Array, row: Array, seed_time: Array, column: Array) -> Contexts:
-        seed_time = jnp.minimum(seed_time, NO_TIME - 1)
         picked = _pick_rows(key, db, index, leading, table, row, seed_time, rows_per_context, fan_out, hops)
         return _tokens(db, *picked, column, seed_time, tokens, classes, hidden)
 

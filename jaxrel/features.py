@@ -26,9 +26,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrel import struct
-from jaxrel.children import child_span, children_until, leading_keys, look
+from jaxrel.children import as_targets, child_span, children_until, leading_keys, look
 from jaxrel.totals import ChildTotals, span_totals, total_children
-from jaxrel.types import NO_ROW, NO_TABLE, NO_TIME, Capacity, Database, Kind
+from jaxrel.types import NO_ROW, NO_TABLE, Capacity, Database, Kind
 
 if TYPE_CHECKING:
     from jaxrel.catalog import Catalog
@@ -144,7 +144,7 @@ def row_features(
         db: one database, generated or real; under ``vmap``, many.
         table: i32[], may be traced.
         rows: i32[M], rows of the table; of NO_ROW, or a row that does not exist, all is missing.
-        seed_time: i32[M], seconds since 1970-01-01 UTC: nothing later is seen, nor a row of real data whose time is not known.
+        seed_time: i32[] or i32[M], seconds since 1970-01-01 UTC: nothing later is seen, nor a row of real data whose time is not known.
         totals: `total_children` of the database, for more calls than one; None: made here.
         depth: static, 0, 1 or 2.
         slots: static, keys that lead to one table; of more, those of the first child tables are looked through.
@@ -156,7 +156,7 @@ def row_features(
         `feature_names` names them; those that a database has no use for are always missing.
 
     Raises:
-        ValueError: if depth or slots are out of range.
+        ValueError: if depth or slots are out of range, a shape is another one, or a table or time that is known before tracing cannot be.
 
     Reference:
         Kanter and Veeramachaneni, "Deep feature synthesis", DSAA 2015.
@@ -172,9 +172,9 @@ def row_features(
     """
     _checked(depth, slots)
     db = jax.tree.map(jnp.asarray, db)
-    table, rows, seed_time = jnp.asarray(table, jnp.int32), jnp.asarray(rows, jnp.int32), jnp.asarray(seed_time, jnp.int32)
-    seed_time = jnp.minimum(seed_time, NO_TIME - 1)
-    hidden = jnp.zeros(db.schema.column_kind.shape, bool) if hidden is None else hidden
+    if jnp.ndim(table):
+        raise ValueError(f"table: its shape is {jnp.shape(table)}; give one for all rows")
+    table, rows, seed_time, hidden = as_targets(db, table, rows, seed_time, hidden)
     K, M = db.schema.fk_parent.shape[1], rows.shape[0]
     own = _look(db, table, rows, seed_time)
     parts = [_columns(db, hidden, own)]
@@ -222,7 +222,7 @@ def _parts(of: _Seen) -> tuple[Array, Array, Array]:
 
 def _flat(features: Features) -> Features:
     """[groups, width, M] → [groups · width, M]."""
-    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), features)
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], x.shape[2]), features)
 
 
 def feature_names(db: Database, table: int, catalog: Catalog | None = None, *, depth: int = DEPTHS, slots: int = SLOTS) -> tuple[str, ...]:
@@ -240,11 +240,13 @@ def feature_names(db: Database, table: int, catalog: Catalog | None = None, *, d
         ``customer_id.sum(order.customer_id.price)``; "" for features that the database has no use for.
 
     Raises:
-        ValueError: if depth or slots are out of range.
+        ValueError: if depth or slots are out of range, or there is no such table.
     """
     from jaxrel.convert import words_of
 
     _checked(depth, slots)
+    if table not in range(int(db.schema.table_count)):
+        raise ValueError(f"table: {table} is none of the {int(db.schema.table_count)} tables; give a number from 0")
     words, fk_parent = words_of(db, catalog).tables, np.asarray(db.schema.fk_parent)
     K, C = fk_parent.shape[1], db.values.shape[0]
 

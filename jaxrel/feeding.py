@@ -7,6 +7,7 @@ Batch s is a pure function of the key and of s: databases s · batch, s · batch
 from __future__ import annotations
 
 import functools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -93,7 +94,7 @@ def stream(
     Raises:
         ValueError: if batch is less than 1 or not a multiple of the mesh's devices, start or prefetch is negative, or, when that step is
             reached, the corpus of 2^31 databases is at its end.
-        TypeError: if ``key`` is not one PRNG key.
+        TypeError: if ``key`` is not one PRNG key, or batch, start or prefetch is no whole number.
 
     Example:
         >>> import jax, jaxrel
@@ -102,6 +103,7 @@ def stream(
         >>> batches.step  # next(batches) is bool[8], of databases 800 … 807
         100
     """
+    start, prefetch, batch = _whole("start", start), _whole("prefetch", prefetch), _whole("batch", batch)
     for name, value in (("start", start), ("prefetch", prefetch)):
         if value < 0:
             raise ValueError(f"{name}: {value} is less than 0")
@@ -115,6 +117,13 @@ def stream(
         return program(root, jnp.asarray(step * batch, jnp.int32), prior)
 
     return Stream(batch_of, start, prefetch)
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r} is no whole number") from None
 
 
 def _checked(capacity: Capacity, batch: int, mesh: Mesh | None, make: Make | None) -> Callable[[Array, Array, Prior], Any]:
@@ -163,7 +172,7 @@ def grain_source(
 
     Raises:
         ValueError: if length or batch is less than 1, or both are more than the 2^31 databases of a corpus.
-        TypeError: if ``key`` is not one PRNG key.
+        TypeError: if ``key`` is not one PRNG key, or length or batch is no whole number.
 
     Example:
         >>> import jax, jaxrel
@@ -171,9 +180,9 @@ def grain_source(
         >>> len(jaxrel.grain_source(tiny.prior, tiny.capacity, jax.random.key(0), 1000))
         1000
     """
+    length, width = _whole("length", length), 1 if batch is None else _whole("batch", batch)
     if length < 1:
         raise ValueError(f"length: {length} is less than 1")
-    width = 1 if batch is None else batch
     if length * width >= 2**31:
         raise ValueError(f"length: {length} records of {width} databases are more than the 2^31 of a corpus; give fewer")
     program = _checked(capacity, width, None, make)

@@ -391,7 +391,7 @@ def sample_task(
     *,
     rows: int = 1024,
     tries: int = 8,
-    kinds: Sequence[TaskKind] = ALL_KINDS,
+    kinds: TaskKind | Sequence[TaskKind] = ALL_KINDS,
     timed: bool = False,
     totals: ChildTotals | None = None,
 ) -> Task:
@@ -414,7 +414,7 @@ def sample_task(
 
     Raises:
         TypeError: if ``key`` is not one PRNG key.
-        ValueError: if a size is out of range, or the capacity is another one's.
+        ValueError: if a size is out of range, a kind is none, or the capacity is another one's.
 
     Example:
         >>> import jax, jaxrel
@@ -428,8 +428,11 @@ def sample_task(
         raise ValueError(f"rows: {rows} are too few to train, validate and test; give at least 16")
     if tries < 1:
         raise ValueError(f"tries: {tries} is too few; give at least 1")
+    kinds = (kinds,) if isinstance(kinds, TaskKind) else tuple(kinds)
     if not kinds:
         raise ValueError("kinds: there is none; give at least one TaskKind")
+    if not set(kinds) <= set(ALL_KINDS):
+        raise ValueError(f"kinds: {tuple(kinds)} are not all of TaskKind; give some of {', '.join(map(str, ALL_KINDS))}")
     if (capacity.columns, capacity.rows) != db.values.shape:
         raise ValueError(f"capacity: {capacity.columns} columns and {capacity.rows} rows are not those of the database, {db.values.shape}")
     db = jax.tree.map(jnp.asarray, db)

@@ -383,3 +383,11 @@ def test_sizes_that_cannot_be_are_refused(some: list[Database]) -> None:
         sample_contexts(KEY, some[0], 0, rows, rows, 0, fan_out=0)
     with pytest.raises(ValueError, match="tokens: 6 have no room for a row of 6 columns and a time; give at least 7"):
         sample_contexts(KEY, some[0], 0, rows, rows, 0, tokens=6)
+    with pytest.raises(ValueError, match=r"rows: their shape is \(\); give one axis"):
+        sample_contexts(KEY, some[0], 0, 1, 0, 0)
+    with pytest.raises(ValueError, match=r"column: its shape is \(2,\); give one for all, or one for each of the 1 rows"):
+        sample_contexts(KEY, some[0], 0, rows, 0, np.zeros(2, np.int32))
+    with pytest.raises(ValueError, match="table: 99 … 99 is not in -1 … 3"):
+        sample_contexts(KEY, some[0], 99, rows, rows, 0)
+    with pytest.raises(ValueError, match="count: -1 is less than 0"):
+        sample_cells(KEY, some[0], -1)

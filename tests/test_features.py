@@ -289,6 +289,29 @@ def test_many_databases_side_by_side(some: list[Database], program: Any) -> None
         np.testing.assert_allclose(together.values[b], alone.values, rtol=1e-6)
 
 
+def test_arrays_of_numpy_one_time_for_all_and_no_rows(some: list[Database]) -> None:
+    db, width = some[0], feature_count(small("tiny").capacity)
+    for rows in ([0, 0], np.zeros(0, np.int64)):
+        found = jax.eval_shape(lambda rows=rows: row_features(db, 0, rows, 5, hidden=no_secrets(db)))
+        assert found.values.shape == found.missing.shape == (len(rows), width)
+
+
+def test_what_cannot_be_asked_is_refused(some: list[Database]) -> None:
+    db, rows = some[0], np.zeros(2, np.int32)
+    for (table, row, time, more), match in (
+        ((0, 0, 0, {}), r"rows: their shape is \(\); give one axis, i32\[M\]"),
+        ((0, rows, np.zeros(3, np.int32), {}), r"seed_time: its shape is \(3,\); give one for all, or one for each of the 2 rows"),
+        ((0, rows, np.array([10**18, 0]), {}), "seed_time: 0 … 1000000000000000000 is not in .*; give seconds since 1970"),
+        ((9, rows, 0, {}), "table: 9 … 9 is not in -1 … 3; give the number of a table"),
+        ((rows, rows, 0, {}), r"table: its shape is \(2,\); give one for all rows"),
+        ((0, rows, 0, {"hidden": np.zeros((1, 1), bool)}), r"hidden: its shape is \(1, 1\); give bool\[T, C\], \(4, 6\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            row_features(db, table, row, time, **more)
+    with pytest.raises(ValueError, match="table: 7 is none of the . tables"):
+        feature_names(db, 7)
+
+
 def test_bad_depths_are_refused(some: list[Database]) -> None:
     rows = jnp.zeros(1, jnp.int32)
     with pytest.raises(ValueError, match="depth: 3 is none of 0, 1 and 2"):

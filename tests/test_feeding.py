@@ -167,6 +167,9 @@ def test_what_cannot_be_is_refused(tiny: Any) -> None:
     for name in ("start", "prefetch"):
         with pytest.raises(ValueError, match=f"{name}: -1 is less than 0"):
             jaxrel.stream(batch=1, **give, **{name: -1})
+    for name in ("batch", "start", "prefetch"):
+        with pytest.raises(TypeError, match=f"{name}: 1.5 is no whole number"):
+            jaxrel.stream(**{"batch": 1, **give, name: 1.5})
     with pytest.raises(
         ValueError, match="step: 2097151 of 1024 databases each is beyond the 2\\^31 databases of a corpus; give another key"
     ):

@@ -342,7 +342,12 @@ def test_cut_days_are_inside_and_apart() -> None:
 
 def test_bad_arguments_are_refused(some: list[Database]) -> None:
     capacity = small("tiny").capacity
-    for more, message in (({"rows": 3}, "rows: 3 are too few"), ({"tries": 0}, "tries: 0"), ({"kinds": ()}, "kinds: there is none")):
+    for more, message in (
+        ({"rows": 3}, "rows: 3 are too few"),
+        ({"tries": 0}, "tries: 0"),
+        ({"kinds": ()}, "kinds: there is none"),
+        ({"kinds": ("forecast",)}, "kinds: .'forecast',. are not all of TaskKind"),
+    ):
         with pytest.raises(ValueError, match=message):
             sample_task(jax.random.key(0), some[0], capacity, **more)
     with pytest.raises(ValueError, match="are not those of the database"):
