@@ -26,7 +26,7 @@ from jaxrel.encoding import unused_name
 from jaxrel.errors import UserError
 from jaxrel.splits import DAY
 from jaxrel.tasks import Measure, Task, TaskKind
-from jaxrel.types import Database, Kind
+from jaxrel.types import NO_TABLE, Database, Kind
 
 __all__ = ["SPLITS", "describe_task", "is_distinct", "regenerate_labels", "write_tasks"]
 
@@ -102,12 +102,14 @@ def describe_task(task: Task, db: Database, catalog: Catalog | None = None, name
         What ``tasks/<name>/manifest.yaml`` holds.
 
     Raises:
-        UserError: if RelBench's format cannot hold the task: its table has no time or no primary key, or its column is stored in other
-            units than the arrays are.
+        UserError: if there is no task, or RelBench's format cannot hold it: its table has no time or no primary key, or its column is
+            stored in other units than the arrays are.
     """
     catalog, reserved = words_of(db, catalog), _reserved()
     tables, fk_parent = catalog.tables, np.asarray(db.schema.fk_parent)
     kind, measure, column = TaskKind(int(task.kind)), Measure(int(task.measure)), int(task.column)
+    if int(task.table) == NO_TABLE:
+        raise UserError("task: the database has none of the kinds that were asked for; draw others")
     entity = tables[int(task.table)]
     if entity.primary_key is None:
         raise UserError(f"task: table {entity.name} has no primary key, which RelBench needs; choose another task")

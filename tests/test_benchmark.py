@@ -23,7 +23,7 @@ from jaxrel.programs import COMPILER_OPTIONS
 from jaxrel.progress import summary
 from jaxrel.relbench import write_relbench
 from jaxrel.tasks import Measure, Task, TaskKind, sample_task
-from jaxrel.types import NO_ROW, Capacity, Database
+from jaxrel.types import NO_ROW, NO_TABLE, Capacity, Database
 from jaxrel.validate import validate
 
 TASKS, DATABASES = 2, 3
@@ -147,6 +147,8 @@ def test_declared_schemas_keep_the_tasks_that_need_no_units(tmp_path: Path) -> N
         describe_task(PLANS[8], fake_database(), sql_catalog())
     with pytest.raises(ValueError, match="shop has no time column"):
         describe_task(planned(TaskKind.AUTOCOMPLETE, 0, column=0), fake_database(), sql_catalog())
+    with pytest.raises(ValueError, match="the database has none of the kinds that were asked for"):
+        describe_task(planned(TaskKind.AUTOCOMPLETE, NO_TABLE), fake_database(), sql_catalog())
 
 
 def test_the_sql_reads_naturally() -> None:
