@@ -221,7 +221,8 @@ def _sample_rows(key: Array, db: Database, totals: ChildTotals, days: _Calendar,
     table, there, auto = of.table, jnp.maximum(of.table, 0), of.kind == TaskKind.AUTOCOMPLETE
     n, offset, timed = schema.row_count[there], schema.row_offset[there], schema.has_time[there]
     step = jnp.maximum(of.window // DAY, 1)
-    stamps = jnp.stack([(days.val - days.first) // step, jnp.int32(1), jnp.int32(1)])
+    most = (2**31 - 1) // jnp.maximum(n, 1)  # pairs are numbered in 31 bits; of more seed times the latest
+    stamps = jnp.stack([jnp.minimum((days.val - days.first) // step, most), jnp.int32(1), jnp.int32(1)])
     place = jnp.arange(db.time.shape[0], dtype=jnp.int32)
     own = (place >= offset) & (place < offset + n)
     ends = [jnp.sum(own & (db.time <= day * DAY), dtype=jnp.int32) for day in (days.val, days.test)]

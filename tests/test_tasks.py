@@ -374,6 +374,19 @@ def test_real_data_and_tables_without_times() -> None:
 
 
 @pytest.mark.slow
+def test_there_may_be_more_pairs_of_entity_and_seed_time_than_31_bits_number() -> None:
+    """300,000 entities, 8,000 days to train on, windows of a day: the events pause for years before the test day."""
+    rng, n = np.random.default_rng(0), 300_000
+    days = np.concatenate([[0], rng.integers(7990, 8002, 3000), rng.integers(9000, 10_000, 500), [10_000]])
+    sale = pd.DataFrame({"shop": rng.integers(0, n, days.size), "at": pd.Timestamp("1990-01-01") + pd.to_timedelta(days, unit="D")})
+    frames = {"shop": pd.DataFrame({"id": np.arange(n)}), "sale": sale}
+    real = jaxrel.from_pandas(frames, {"shop": "id"}, {"sale": {"shop": "shop"}}, {"sale": "at"})
+    task = jax.device_get(sample_task(jax.random.key(1), real.database, real.capacity, rows=64, tries=1, kinds=TaskKind.FORECAST))
+    assert task.measure == Measure.COUNT and not task.active and task.window == DAY and (task.row != NO_ROW).all()
+    assert (task.seed_time[task.split == Split.TRAIN] < task.seed_time[-1]).all()
+
+
+@pytest.mark.slow
 def test_the_capacity_does_not_choose_the_task() -> None:
     """The same data in larger arrays: the same descriptions, rows and labels."""
     rng = np.random.default_rng(1)
