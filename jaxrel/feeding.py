@@ -209,6 +209,7 @@ def to_torch(tree: Any) -> Any:
 
     Raises:
         ImportError: if PyTorch is not installed.
+        TypeError: if a leaf is no array of JAX.
         ValueError: if an array lies on several devices.
     """
     try:
@@ -217,6 +218,8 @@ def to_torch(tree: Any) -> Any:
         raise ImportError("to_torch: PyTorch is not installed; install it (pip install torch), or use numpy.from_dlpack") from None
 
     def shared(x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            raise TypeError(f"tree: a leaf is a {type(x).__name__}, no array of JAX; torch.as_tensor takes what is NumPy's")
         if len(x.sharding.device_set) > 1:
             raise ValueError(f"tree: an array is spread over {len(x.sharding.device_set)} devices; give to_torch those of one device")
         return torch.from_dlpack(x)

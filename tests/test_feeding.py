@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grain
@@ -158,6 +159,14 @@ def test_arrays_leave_through_dlpack_without_a_copy(first: list[Any]) -> None:
     for tensor, x in zip(jax.tree.leaves(tensors), jax.tree.leaves(arrays), strict=True):
         assert isinstance(tensor, torch.Tensor) and tensor.data_ptr() == x.unsafe_buffer_pointer()
         np.testing.assert_array_equal(tensor.numpy(), x)
+
+
+def test_what_is_no_array_of_jax_is_no_tensor_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(from_dlpack=np.from_dlpack))
+    array = jnp.arange(3)
+    assert jaxrel.to_torch({"x": array, "none": None})["x"].__array_interface__["data"][0] == array.unsafe_buffer_pointer()
+    with pytest.raises(TypeError, match="tree: a leaf is a ndarray, no array of JAX; torch.as_tensor takes what is NumPy's"):
+        jaxrel.to_torch({"x": np.arange(3)})
 
 
 def test_what_cannot_be_is_refused(tiny: Any) -> None:
