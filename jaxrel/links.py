@@ -19,7 +19,7 @@ from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, 
 from jaxrel.dealing import existing_rows, is_dealt
 from jaxrel.degrees import child_point, degree_laws, means_of
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
-from jaxrel.lanes import write_tile
+from jaxrel.lanes import at_own, write_tile
 from jaxrel.prior import Prior
 from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, row_pair
 from jaxrel.schedule import schedule_tables
@@ -142,9 +142,11 @@ def _needs(schema: Schema, links: Links, capacity: Capacity) -> _Needs:
 
 
 def _of_tables(needs: _Needs, schema: Schema, table: Array) -> _Needs:
-    """The same for the tables at hand, i32[B]: no more keys than they have."""
+    """The same for the tables at hand, i32[B]: no more keys than they have, no larger parents."""
     keys = jnp.max(jnp.take_along_axis(schema.fk_count, table[:, None], axis=1))
-    return dataclasses.replace(needs, trips=needs.trips.at[3].set(keys))
+    parent = at_own(schema.fk_parent, table)
+    rows = jnp.where(parent == NO_TABLE, 0, jnp.take_along_axis(schema.row_count, jnp.maximum(parent, 0), axis=1))
+    return dataclasses.replace(needs, most_tiles=jnp.max(tiles_of(rows)), trips=needs.trips.at[3].set(keys))
 
 
 def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, tile: Tile, needs: _Needs) -> Array:
