@@ -94,10 +94,11 @@ ACTIVATION_TABLE = np.stack(
 
 # Classes of activations by what is costly in them: nothing, exponentials, tanh, the bump, sines, logarithms.
 _COSTLY = (("e", "se", "ee"), ("t", "xt"), ("bump",), ("sin",), ("l", "sl"))
-_MIXED = len(_COSTLY)  # all of the basis
+_MIXED = 1 + len(_COSTLY)  # all of the basis
 _USES = ACTIVATION_TABLE[:, 2:] != 0
 _NEEDS = np.stack([np.any(_USES[:, [_BASIS.index(name) for name in names]], axis=1) for names in _COSTLY])
 ACTIVATION_CLASS = np.where(_NEEDS.sum(axis=0) > 1, _MIXED, np.where(_NEEDS.any(axis=0), 1 + _NEEDS.argmax(axis=0), 0)).astype(np.int32)
+_CLASSES = 1 + int(ACTIVATION_CLASS.max())  # classes that single activations are of: none is mixed, at present
 
 
 def _names_of(which: int) -> tuple[str, ...]:
@@ -147,7 +148,7 @@ def activate_one(x: Array, bias: Array, found: Array, weight: Callable[[int], Ar
         return jnp.floor(x + 0.5)
 
     branch = functools.partial(_combined, weight=weight, nearest=nearest)
-    return jax.lax.switch(found, [functools.partial(branch, which=which) for which in range(_MIXED + 1)], x)
+    return jax.lax.switch(found, [functools.partial(branch, which=which) for which in range(_CLASSES)], x)
 
 
 def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
@@ -175,6 +176,8 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
 
     found = jnp.asarray(ACTIVATION_CLASS)[code]
     low, high = jnp.min(jnp.where(present, found, _MIXED)), jnp.max(jnp.where(present, found, 0))
+    if x.shape[0] == 1:
+        return jax.lax.switch(found[0], [part(which) for which in range(_CLASSES)], x)
     return jax.lax.switch(jnp.where(low == high, low, _MIXED), [part(which) for which in range(_MIXED + 1)], x)
 
 
