@@ -20,7 +20,7 @@ from jax import Array
 from jaxrel.draws import draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.families import SAMPLERS, Drawn
 from jaxrel.prior import SCMPrior
-from jaxrel.random import chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
+from jaxrel.random import Key, chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS
 from jaxrel.style import Style
 from jaxrel.types import DEEPEST, Capacity, Form
@@ -37,8 +37,6 @@ __all__ = [
     "swapped",
     "tied_weights",
 ]
-
-Key = Array | tuple[Array, Array]
 
 # Basis, with a = |x|, s = sign x, e = exp(-a), t = tanh(x / 2) / 2, bump = (1 + x² / 32)⁻¹⁶, l = log(1 + a)
 _BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "bump", "sin", "l", "sl", "clip", "winner", "share")
@@ -175,9 +173,9 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
         return apply
 
     found = jnp.asarray(ACTIVATION_CLASS)[code]
-    low, high = jnp.min(jnp.where(present, found, _MIXED)), jnp.max(jnp.where(present, found, 0))
     if x.shape[0] == 1:
         return jax.lax.switch(found[0], [part(which) for which in range(_CLASSES)], x)
+    low, high = jnp.min(jnp.where(present, found, _MIXED)), jnp.max(jnp.where(present, found, 0))
     return jax.lax.switch(jnp.where(low == high, low, _MIXED), [part(which) for which in range(_MIXED + 1)], x)
 
 
@@ -269,7 +267,7 @@ def tied_weights(
     ``partner``: the dense weights, of each unit those of the other one of its pair.
     """
     unit, lane = jnp.arange(H, dtype=jnp.int32), jnp.arange(W, dtype=jnp.int32)
-    j = jnp.arange(8, dtype=jnp.int32)  # DEEPEST count; a power of two, as kernels need it
+    j = jnp.arange(1 << (DEEPEST - 1).bit_length(), dtype=jnp.int32)  # DEEPEST of them count; kernels need a power of two
     to_feature, to_threshold = row_pair(key, (unit >> depth)[:, None], 4096 + j[None, :])
     sign = (((unit[:, None] >> j[None, :]) & 1) * 2 - 1).astype(jnp.float32)
     sign = jnp.where(j[None, :] < depth, sign, 0.0)

@@ -1,7 +1,7 @@
 """Kernels for GPUs that keep on chip what XLA sends through memory from one operator to the next (Pallas, by way of Triton).
 
 Beside each stands a program of XLA's, which is what other backends run, and the reference: integers are equal, floats but for rounding.
-Pallas takes a while to import, so this module is imported where a batch is traced, not before.
+Pallas takes a while to import, so this module is imported where there is a GPU (`jaxrel.batching.by_platform`), not before.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxrel.types import ALL_LANES, CODE_LANE, DEEPEST, TILE, Capacity, Combine,
 __all__ = ["combine_on_chip", "walk_on_chip"]
 
 _LEAST = 16  # Triton multiplies matrices of 16 rows and columns or more
-_BLOCK = 2048  # values of one array of a program: 16 in each of 128 threads (half as many, and twice, were slower on an H100)
+_BLOCK = 2048  # values of one array of a program: 16 in each of 128 threads (half as many were slower on an H100)
 
 
 def _product(a: Array, b: Array) -> Array:

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 from jaxrel.batching import by_platform
 
 __all__ = [
+    "Key",
     "STREAM_VERSION",
     "bits",
     "below",
@@ -57,6 +58,7 @@ __all__ = [
     "walk_cycles",
 ]
 
+Key = Array | tuple[Array, Array]  # u32[..., 2], or its two words apart
 STREAM_VERSION = 4  # rises when any stream changes; recorded in every manifest
 _PARITY = 0x1BD11BDA  # Threefry's key-schedule constant
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -187,13 +189,13 @@ def bits(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
     return pair(key, i, lane)[0]
 
 
-def row_pair(key: Array | tuple[Array, Array], rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
-    """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights. A key may be its two words apart."""
+def row_pair(key: Key, rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
+    """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights."""
     k0, k1 = key if isinstance(key, tuple) else (key[..., 0], key[..., 1])
     return threefry2x32(*_spread(k0, k1, *_counter(rows, lane)))
 
 
-def row_bits(key: Array | tuple[Array, Array], rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
+def row_bits(key: Key, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
     """The first word of `row_pair`."""
     return row_pair(key, rows, lane)[0]
 
@@ -369,6 +371,7 @@ def inverse_permutation(key: Array, i: ArrayLike, n: ArrayLike) -> Array:
 
 
 def _permute(key: Array, i: ArrayLike, n: ArrayLike, backwards: bool) -> Array:
+    """`walk_cycles` of what broadcasts, as one kernel on GPUs."""
     n = jnp.maximum(jnp.asarray(n).astype(jnp.uint32), 1)
     i = jnp.minimum(jnp.asarray(i).astype(jnp.uint32), n - 1)
 
