@@ -107,8 +107,10 @@ def main() -> None:
     rows = []
     for f in figures:
         numbers = [
-            f"{f['cold_s']:.1f}",
-            f"{f['warm_s']:.2f}",
+            f"{f['cold']['s']:.1f}",
+            f"{f['cold']['cpu_s']:.1f}",
+            f"{f['warm']['s']:.2f}",
+            f"{f['warm']['cpu_s']:.2f}",
             str(f["kept_programs"]),
             f"{f['kept_mib']:.1f}",
             str(f["first"]),
