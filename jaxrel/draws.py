@@ -28,6 +28,27 @@ def _power(x: Array, power: Array) -> Array:
     return jax.lax.fori_loop(1, 5, lambda i, out: jnp.where(halves >= 2 * i, divide(out, x), out), out)
 
 
+@jax.jit
+def _buckets(lows: Array, highs: Array, power: Array) -> tuple[Array, Array]:
+    """Where the buckets of some integer laws begin, i32[law, bucket + 1], and their cumulative weights, u32[law, bucket]."""
+    j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
+    root = divide((highs + 1).astype(jnp.float32), jnp.maximum(lows, 1).astype(jnp.float32))
+    root = jax.lax.fori_loop(0, 6, lambda _, root: square_root(root), root)  # the 64th root
+    growth = jnp.ones_like(j, dtype=jnp.float32)
+    for bit in range(6):
+        growth = growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0))
+        root = root * root
+    geometric = jnp.clip((jnp.maximum(lows, 1).astype(jnp.float32) * growth).astype(jnp.int32), lows, highs)
+    wide = jnp.where(j == 0, lows, jnp.where(j == _BUCKETS, highs + 1, geometric))
+    edges = jnp.where(highs - lows < _BUCKETS, jnp.minimum(lows + j, highs + 1), wide)
+    count = edges[:, 1:] - edges[:, :-1]
+    middle = edges[:, :-1].astype(jnp.float32) + (jnp.maximum(count, 1) - 1).astype(jnp.float32) * jnp.float32(0.5)
+    mass = count.astype(jnp.float32) * _power(jnp.maximum(middle, 0.5), power)
+    weight = (divide(mass, jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
+    cumulative = running_sum(weight)  # [law, bucket]
+    return edges, cumulative
+
+
 def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
     """Draw several integers with mass proportional to ``n ** -power`` (exact up to 64 values, in 64 geometric buckets beyond).
 
@@ -44,21 +65,7 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
     lows = jnp.stack([laws[n].low for n in names]).astype(jnp.int32)[:, None]
     highs = jnp.maximum(jnp.stack([laws[n].high for n in names]).astype(jnp.int32)[:, None], lows)
     power = jnp.stack([laws[n].power for n in names])[:, None]
-    j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
-    root = divide((highs + 1).astype(jnp.float32), jnp.maximum(lows, 1).astype(jnp.float32))
-    root = jax.lax.fori_loop(0, 6, lambda _, root: square_root(root), root)  # the 64th root
-    growth = jnp.ones_like(j, dtype=jnp.float32)
-    for bit in range(6):
-        growth = growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0))
-        root = root * root
-    geometric = jnp.clip((jnp.maximum(lows, 1).astype(jnp.float32) * growth).astype(jnp.int32), lows, highs)
-    wide = jnp.where(j == 0, lows, jnp.where(j == _BUCKETS, highs + 1, geometric))
-    edges = jnp.where(highs - lows < _BUCKETS, jnp.minimum(lows + j, highs + 1), wide)
-    count = edges[:, 1:] - edges[:, :-1]
-    middle = edges[:, :-1].astype(jnp.float32) + (jnp.maximum(count, 1) - 1).astype(jnp.float32) * jnp.float32(0.5)
-    mass = count.astype(jnp.float32) * _power(jnp.maximum(middle, 0.5), power)
-    weight = (divide(mass, jnp.max(mass, axis=1, keepdims=True)) * jnp.float32(2**24)).astype(jnp.uint32)
-    cumulative = running_sum(weight)  # [law, bucket]
+    edges, cumulative = _buckets(lows, highs, power)
     lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
     word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
     if style is not None:
@@ -66,7 +73,7 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
     target = mulhi(word, cumulative[:, -1])[..., None]
     bucket = jnp.sum(jnp.expand_dims(cumulative, tuple(range(word.ndim - 1))) <= target, axis=-1, dtype=jnp.int32)
     law = jnp.broadcast_to(jnp.arange(len(names), dtype=jnp.int32), bucket.shape)
-    value = edges[law, bucket] + below(inside, count[law, bucket])
+    value = edges[law, bucket] + below(inside, edges[law, bucket + 1] - edges[law, bucket])
     return {n: value[..., m] for m, n in enumerate(names)}
 
 

@@ -90,6 +90,11 @@ def threefry2x32(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
     return x0, x1
 
 
+# Traced once for each shape and called from then on, as other functions of a dozen operations below: tracing is a third of what a first
+# run waits for.
+_threefry2x32 = jax.jit(threefry2x32)
+
+
 def name_id(name: str) -> int:
     """A stable 32-bit id of a name (first four bytes of its SHA-256, little-endian)."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
@@ -117,7 +122,7 @@ def reduce_key(key: ArrayLike) -> Array:
     words = key[:2]
     for i in range(2, key.shape[0], 2):  # wider implementations (rbg: four words) are folded, two by two
         pair = key[i : i + 2]
-        words = jnp.stack(threefry2x32(words[0], words[1], pair[0], pair[-1]))
+        words = jnp.stack(_threefry2x32(words[0], words[1], pair[0], pair[-1]))
     return words
 
 
@@ -128,7 +133,11 @@ def seed_key(seed: int) -> Array:
 
 def _small(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Array, Array]:
     """`threefry2x32` by JAX's own primitive, bit for bit the same: a quarter of the compile time at a call site, for small arrays."""
-    operands = _spread(k0, k1, x0, x1)
+    return _primitive(*_spread(k0, k1, x0, x1))
+
+
+@jax.jit
+def _primitive(*operands: Array) -> tuple[Array, Array]:
     # Under nested vmaps that map the operands unequally, JAX leaves their broadcast to the primitive, whose CPU lowering (0.10) cannot;
     # so each is made to depend on all, at no cost once compiled.
     zero = (operands[0] ^ operands[1] ^ operands[2] ^ operands[3]) & np.uint32(0)
@@ -192,7 +201,7 @@ def bits(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
 def row_pair(key: Key, rows: ArrayLike, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
     """The same words as `pair`, in a form that XLA fuses into what reads them. For rows and weights."""
     k0, k1 = key if isinstance(key, tuple) else (key[..., 0], key[..., 1])
-    return threefry2x32(*_spread(k0, k1, *_counter(rows, lane)))
+    return _threefry2x32(*_spread(k0, k1, *_counter(rows, lane)))
 
 
 def row_bits(key: Key, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
@@ -202,7 +211,11 @@ def row_bits(key: Key, rows: ArrayLike, lane: ArrayLike | str = 0) -> Array:
 
 def mulhi(a: ArrayLike, b: ArrayLike) -> Array:
     """High 32 bits of the 64-bit product of two uint32 arrays, without 64-bit integers."""
-    a, b = _spread(a, b)
+    return _mulhi(*_spread(a, b))
+
+
+@jax.jit
+def _mulhi(a: Array, b: Array) -> Array:
     mask = jnp.uint32(0xFFFF)
     a0, a1, b0, b1 = a & mask, a >> 16, b & mask, b >> 16
     middle = a1 * b0 + ((a0 * b0) >> 16)  # < 2^32
@@ -215,6 +228,7 @@ def below(word: Array, n: ArrayLike) -> Array:
     return mulhi(word, jnp.asarray(n).astype(jnp.uint32)).astype(jnp.int32)
 
 
+@jax.jit
 def running_sum(x: Array) -> Array:
     """Inclusive sums along the last axis, in the dtype of ``x`` (bool: i32): one triangular reduction.
 
@@ -226,6 +240,7 @@ def running_sum(x: Array) -> Array:
     return jnp.sum(jnp.where(keep, x[..., None, :], jnp.zeros((), x.dtype)), axis=-1, dtype=x.dtype)
 
 
+@jax.jit
 def divide(a: Array, b: Array) -> Array:
     """a / b of f32[...], a ≥ 0, b > 0, rounded once and alike on every backend; for what decides an integer.
 
@@ -235,11 +250,13 @@ def divide(a: Array, b: Array) -> Array:
     return jax.lax.platform_dependent(a, b, cpu=jnp.divide, default=exact_quotient)
 
 
+@jax.jit
 def square_root(x: Array) -> Array:
     """The square root of f32[...], x > 0 and not subnormal, rounded once and alike on every backend, as `divide` says."""
     return jax.lax.platform_dependent(x, cpu=jnp.sqrt, default=exact_root)
 
 
+@jax.jit
 def exact_quotient(a: Array, b: Array) -> Array:
     """`divide` by integers: the remainder of a guess that is some units off fits a word, though the product does not."""
     x, y = (jax.lax.bitcast_convert_type(v, jnp.uint32) for v in (a, b))
@@ -256,6 +273,7 @@ def exact_quotient(a: Array, b: Array) -> Array:
     return jnp.where(a == 0, 0.0, _times_power(whole, exponent - 23))
 
 
+@jax.jit
 def exact_root(x: Array) -> Array:
     """`square_root` by integers, as `exact_quotient`."""
     word = jax.lax.bitcast_convert_type(x, jnp.uint32)
@@ -286,6 +304,7 @@ def uniform(word: Array) -> Array:
 
 
 @jax.custom_jvp
+@jax.jit
 def log(x: Array) -> Array:
     """Natural logarithm of positive normal f32[...], within 2·10⁻⁷ relative to 1; a dozen operations that vectorise on every backend.
 
@@ -300,6 +319,7 @@ def log(x: Array) -> Array:
 
 
 @jax.custom_jvp
+@jax.jit
 def exp(x: Array) -> Array:
     """e to the power of f32[...] in -87…88, within (1 + |x| / 10) 10⁻⁶ relative; half the cost of ``jnp.exp`` on CPU."""
     y = x * jnp.float32(1.4426950)
@@ -314,6 +334,7 @@ log.defjvps(lambda t, out, x: t / x)  # bits carry no derivative
 exp.defjvps(lambda t, out, x: t * out)
 
 
+@jax.jit
 def log1p_exp(x: Array) -> Array:
     """log(1 + e^x) for f32[...], x ≤ 0, within 5·10⁻⁵: the best ratio of a cubic and a quartic, cut at -16."""
     x = jnp.minimum(-x, 16.0)
@@ -333,6 +354,7 @@ def sine_turns(u: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array
     return u * (6.2830558 + v * (-41.331214 + v * (81.366815 + v * (-74.478003 + v * 32.781398))))
 
 
+@jax.jit
 def normals(words: tuple[Array, Array]) -> tuple[Array, Array]:
     """Two independent standard normals f32[...] of two words, |value| < 5.8. Reference: Box and Muller (1958)."""
     radius = jnp.sqrt(-2.0 * log(uniform(words[0])))
@@ -340,6 +362,7 @@ def normals(words: tuple[Array, Array]) -> tuple[Array, Array]:
     return radius * sine_turns(turn + 0.25), radius * sine_turns(turn)
 
 
+@jax.jit
 def gumbel(word: Array) -> Array:
     """Standard Gumbel f32[...] of one word, by inversion."""
     return -log(-log(uniform(word)))
@@ -410,7 +433,7 @@ def walk_cycles(
         def swap(r: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
             left, right = sides
             number = jnp.asarray(5 - r if backwards else r, jnp.uint32)
-            word, _ = threefry2x32(k0, k1, right, number)
+            word, _ = _threefry2x32(k0, k1, right, number)
             return right, (left ^ word) & mask
 
         high, low = x >> half, x & mask
