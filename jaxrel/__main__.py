@@ -1,8 +1,6 @@
 """``python -m jaxrel``: the command line."""
 
-import sys
-
-from jaxrel.cli import main
+from jaxrel.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

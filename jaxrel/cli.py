@@ -17,7 +17,7 @@ from typing import NoReturn
 from jaxrel._version import __version__
 from jaxrel.errors import Unmet
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
 
 _DIALECTS = ("postgres", "mysql", "sqlite")
 
@@ -339,7 +339,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         arguments = _parser().parse_args(argv)
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -354,3 +356,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def run() -> NoReturn:
+    """`main` as a process, which ends at once: taking compiled programs apart, which the system frees anyway, would cost a second."""
+    code = main()
+    if "ray" in sys.modules or "jaxrel.processes" in sys.modules:  # these have services to end
+        sys.exit(code)
+    sys.stderr.flush()
+    os._exit(code)
