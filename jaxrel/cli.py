@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -359,7 +360,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """`main` as a process, which ends at once: taking compiled programs apart, which the system frees anyway, would cost a second."""
+    """`main` as a process of its own: it hardly looks for garbage, of which there is little, and ends at once, for taking compiled programs
+    apart, which the system frees anyway, would cost a second.
+    """
+    gc.set_threshold(100_000, 50, 50)
     code = main()
     if "ray" in sys.modules or "jaxrel.processes" in sys.modules:  # these have services to end
         sys.exit(code)

@@ -256,7 +256,6 @@ def square_root(x: Array) -> Array:
     return jax.lax.platform_dependent(x, cpu=jnp.sqrt, default=exact_root)
 
 
-@jax.jit
 def exact_quotient(a: Array, b: Array) -> Array:
     """`divide` by integers: the remainder of a guess that is some units off fits a word, though the product does not."""
     x, y = (jax.lax.bitcast_convert_type(v, jnp.uint32) for v in (a, b))
@@ -273,7 +272,6 @@ def exact_quotient(a: Array, b: Array) -> Array:
     return jnp.where(a == 0, 0.0, _times_power(whole, exponent - 23))
 
 
-@jax.jit
 def exact_root(x: Array) -> Array:
     """`square_root` by integers, as `exact_quotient`."""
     word = jax.lax.bitcast_convert_type(x, jnp.uint32)

@@ -29,7 +29,7 @@ from jaxrel.random import named_key
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
 from jaxrel.simulation import Chunk, Passing, simulate, start_rows, stream_rows
-from jaxrel.streaming import is_huge, resident_capacity, stream_tables
+from jaxrel.streaming import is_huge, resident_capacity, step_tiles, stream_tables
 from jaxrel.tasks import Task, sample_task
 from jaxrel.totals import ChildTotals, total_children
 from jaxrel.types import HUGE, SCM, TILE, Capacity, Database, Links, Schema, tiles_of
@@ -185,7 +185,7 @@ class Stages:
         prior, schema = jax.device_put((plan.prior, plan.schema), device)
         self._plan, self._folder, self._device = dataclasses.replace(plan, prior=prior, schema=schema), folder, device
         self._lock, self._ready = lock, False  # of all devices: what one compiles, the others load
-        self._stages: dict[tuple[Capacity, tuple[str, ...]], dict[str, Callable[..., Any]]] = {}
+        self._stages: dict[tuple[Capacity, int, tuple[str, ...]], dict[str, Callable[..., Any]]] = {}
 
     def __call__(self, root: Array, index: np.int32) -> Made:
         """Make one database."""
@@ -197,12 +197,12 @@ class Stages:
                 self._ready = True
                 return made
 
-    def _compiled(self, capacity: Capacity, functions: dict[str, Any], **known: Any) -> dict[str, Callable[..., Any]]:
-        kind = capacity, tuple(functions)
+    def _compiled(self, capacity: Capacity, functions: dict[str, Any], known: dict[str, Any], tiles: int = 0) -> dict[str, Callable[..., Any]]:
+        kind = capacity, tiles, tuple(functions)
         with self._lock if kind not in self._stages else contextlib.nullcontext():
             if kind not in self._stages:
                 inputs = {name: tuple(x for x in inspect.signature(f).parameters if x not in _STATIC) for name, f in functions.items()}
-                static = {"capacity": capacity, "tiles": self._plan.chunk_rows // TILE}
+                static = {"capacity": capacity, "tiles": tiles}
                 self._stages[kind] = compile_or_load(functions, inputs, known, static, self._folder, self._device)
         return self._stages[kind]
 
@@ -212,12 +212,12 @@ class Stages:
         if not plan.may_be_huge:
             functions |= _whole(plan.capacity)
         known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
-        stages = self._compiled(plan.capacity, functions, **known)
+        stages = self._compiled(plan.capacity, functions, known)
         schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
         if plan.may_be_huge:
             if is_huge(schema):
                 return self._streamed(root, index, schema)
-            stages = self._compiled(plan.capacity, _whole(plan.capacity), **known, schema=schema)
+            stages = self._compiled(plan.capacity, _whole(plan.capacity), known | {"schema": schema})
         links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
         scm = stages["scm"](root, index, plan.prior, schema)
         database = stages["simulate"](root, index, schema, links, scm)
@@ -229,7 +229,7 @@ class Stages:
         database = shortened(database, capacity.rows)
         known = {"root": root, "index": index, "attempt": np.int32(0), "simulate": database}
         _find_lapack()
-        stages = self._compiled(capacity, {"totals": _totals, "task": _task}, **known)
+        stages = self._compiled(capacity, {"totals": _totals, "task": _task}, known)
         totals, found = stages["totals"](database), list[Task]()
         for attempt in range(self._plan.tasks * _TRIES):
             task: Task = jax.device_get(stages["task"](root, index, np.int32(attempt), database, totals))
@@ -242,8 +242,9 @@ class Stages:
     def _streamed(self, root: Array, index: np.int32, schema: Schema) -> Made:
         """A database whose rows are computed while they are written."""
         capacity, prior, at = resident_capacity(schema, self._plan.capacity), self._plan.prior, np.int32(0)
+        tiles = step_tiles(schema, self._plan.chunk_rows // TILE)
         known = {"root": root, "index": index, "prior": prior, "schema": schema, "first": at, "count": at}
-        stages = self._compiled(capacity, _in_passing(capacity), **known)
+        stages = self._compiled(capacity, _in_passing(capacity), known, tiles)
         laws, scm = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema)
         passing: Passing = stages["passing"](scm)
         none = jnp.zeros((0, 0), jnp.float32)
@@ -256,4 +257,4 @@ class Stages:
             passing = chunk.passing
             return chunk
 
-        return Made(structure, stream_tables(compute, structure.schema, self._plan.chunk_rows // TILE))
+        return Made(structure, stream_tables(compute, structure.schema, tiles))

@@ -16,7 +16,7 @@ from jaxrel.simulation import Chunk
 from jaxrel.tiles import resident_tiles
 from jaxrel.types import HUGE, TILE, Capacity, Schema, tiles_of
 
-__all__ = ["CHUNK_ROWS", "is_huge", "resident_capacity", "stream_tables"]
+__all__ = ["CHUNK_ROWS", "is_huge", "resident_capacity", "step_tiles", "stream_tables"]
 
 CHUNK_ROWS = 1 << 18  # what a step costs beside its rows is a thousandth of it here, and its arrays take some ten MB
 
@@ -28,9 +28,18 @@ def is_huge(schema: Schema) -> bool:
 
 def resident_capacity(schema: Schema, capacity: Capacity) -> Capacity:
     """The capacity with the rows that stay on the device, rounded up by an eighth at most: a ladder, so that databases share programs."""
-    tiles = int(resident_tiles(schema)) + 1
+    tiles = resident_tiles(schema) + 1
     step = 1 << max(tiles.bit_length() - 4, 0)
     return dataclasses.replace(capacity, rows=-(-tiles // step) * step * TILE)
+
+
+def step_tiles(schema: Schema, most: int) -> int:
+    """Tiles of one step: as many as the largest table of a concrete schema has, pilot included, up to ``most``, by powers of four.
+
+    A step belongs to one table and fills arrays of its full length: many small tables would pay for what they do not use.
+    """
+    tiles = tiles_of(int(np.max(schema.row_count))) + 1
+    return min(16 * 4 ** next(k for k in range(16) if 16 * 4**k >= tiles), most)
 
 
 @dataclasses.dataclass(frozen=True)

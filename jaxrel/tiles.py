@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxrel import struct
@@ -30,11 +31,13 @@ def tile_count(schema: Schema) -> Array:
     return jnp.sum(tiles + (tiles > 1).astype(jnp.int32), dtype=jnp.int32)
 
 
-def resident_tiles(schema: Schema) -> Array:
-    """i32[]: tiles from the first one to the end of the last table that a key leads to; rows of the tables after them are read by none."""
-    table = jnp.arange(schema.row_count.shape[0], dtype=jnp.int32)
-    read = jnp.any(schema.fk_parent[None, :, :] == table[:, None, None], axis=(1, 2))
-    return jnp.max(jnp.where(read, schema.row_offset // TILE + tiles_of(schema.row_count), 0))
+def resident_tiles(schema: Schema) -> int:
+    """Tiles of a concrete schema from the first one to the end of the last table that a key leads to; rows of the tables after them are
+    read by none.
+    """
+    offset, tiles, parent = np.asarray(schema.row_offset), tiles_of(np.asarray(schema.row_count)), np.asarray(schema.fk_parent)
+    read = np.isin(np.arange(len(offset)), parent[parent >= 0])
+    return int(np.max(np.where(read, offset // TILE + tiles, 0)))
 
 
 def tile_at(schema: Schema, j: Array) -> Tile:

@@ -75,7 +75,7 @@ def test_what_stays_on_the_device_ends_with_the_last_table_that_a_key_leads_to()
     schema, catalog = read_sql(SHOP, rows=rows)
     names = [table.name for table in catalog.tables]
     assert names == ["shops", "people", "posts", "sales"]  # posts refer to posts
-    assert int(resident_tiles(schema)) == 1 + (1 + 3) + (1 + 5)
+    assert resident_tiles(schema) == 1 + (1 + 3) + (1 + 5)
     capacity = engine.capacity_for(schema, jaxrel.presets.load("default").prior)
     assert streaming.resident_capacity(schema, capacity).rows == 12 * TILE
     assert not streaming.is_huge(schema)
