@@ -197,7 +197,9 @@ class Stages:
                 self._ready = True
                 return made
 
-    def _compiled(self, capacity: Capacity, functions: dict[str, Any], known: dict[str, Any], tiles: int = 0) -> dict[str, Callable[..., Any]]:
+    def _compiled(
+        self, capacity: Capacity, functions: dict[str, Any], known: dict[str, Any], tiles: int = 0
+    ) -> dict[str, Callable[..., Any]]:
         kind = capacity, tiles, tuple(functions)
         with self._lock if kind not in self._stages else contextlib.nullcontext():
             if kind not in self._stages:
