@@ -38,8 +38,10 @@ def step_tiles(schema: Schema, most: int) -> int:
 
     A step belongs to one table and fills arrays of its full length: many small tables would pay for what they do not use.
     """
-    tiles = tiles_of(int(np.max(schema.row_count))) + 1
-    return min(16 * 4 ** next(k for k in range(16) if 16 * 4**k >= tiles), most)
+    tiles = 16
+    while tiles < tiles_of(int(np.max(schema.row_count))) + 1:
+        tiles *= 4
+    return min(tiles, most)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,13 @@ def test_what_stays_on_the_device_ends_with_the_last_table_that_a_key_leads_to()
     assert streaming.is_huge(read_sql(SHOP, rows=rows | {"sales": 10**9})[0])
 
 
+@pytest.mark.parametrize(("sales", "expected"), [(1, 16), (15 * TILE, 16), (15 * TILE + 1, 64), (63 * TILE, 64), (10**9, 256)])
+def test_a_step_is_as_long_as_the_largest_table_needs(sales: int, expected: int) -> None:
+    schema, _ = read_sql(SHOP, rows={"shops": 40, "people": 300, "posts": 100, "sales": sales})
+    assert streaming.step_tiles(schema, 256) == expected
+    assert streaming.step_tiles(schema, 1) == 1
+
+
 def test_chunks_are_whole_tiles(tmp_path: Path, tiny: Any) -> None:
     with pytest.raises(UserError, match="chunk rows: 1500 is not a multiple of 1024; use 2048"):
         engine.generate(tiny, tmp_path / "out", chunk_rows=1500)
