@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrel.batching import Loop, by_platform, product, quick_loop
+from jaxrel.batching import Loop, product, quick_loop
 from jaxrel.mechanisms import activate, compete, first_weights, hidden_weights, out_weights, swapped, tied_weights
 from jaxrel.random import log1p_exp
 from jaxrel.types import ALL_LANES, CODE_LANE, SCM, TILE, Capacity, Combine, Form
@@ -200,18 +200,5 @@ def combine_edges(
         y = jax.lax.cond(jnp.any(has_layers & present), through_layers, as_they_are, None)
         return _fold(combine, total, y, _unpack(row)["scale"], present, any_soft)
 
-    def by_operators() -> Array:
-        shape = (start.shape[0], capacity.width, TILE)
-        total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], shape))
-        return jnp.where((count > 0)[:, None, None], total, 0.0)
-
-    if database is None or loop is not quick_loop or not fits_on_chip(capacity):
-        return by_operators()
-    at_hand = edges, database, lanes, start, count, combine, capacity
-
-    def on_chip() -> Array:
-        from jaxrel import onchip  # where there is a GPU
-
-        return onchip.combine_on_chip(*at_hand)
-
-    return by_platform(on_chip, by_operators)
+    total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], (start.shape[0], capacity.width, TILE)))
+    return jnp.where((count > 0)[:, None, None], total, 0.0)

@@ -21,25 +21,20 @@ from jax import Array
 
 from jaxrel import struct
 from jaxrel.aggregates import aggregate_children
-from jaxrel.batching import Loop, batched, fixed_loop, product, quick_loop
-from jaxrel.categories import classify, prototype_key, prototypes
+from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
+from jaxrel.categories import prototype_key
 from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
 from jaxrel.cuts import cut_codes, cut_key
-from jaxrel.edges import Packed, combine_edges
-from jaxrel.exogenous import exogenous_rows, trait_rows
-from jaxrel.lanes import at_own, of_lane, row_lanes, rows_at, write_tile
-from jaxrel.noise import add_noise
-from jaxrel.random import named_key, row_pair
+from jaxrel.edges import Packed
+from jaxrel.lanes import at_own, of_lane, rows_at, write_tile
+from jaxrel.nodes import SERIES_FIELDS, Context, walk_nodes
+from jaxrel.random import named_key
 from jaxrel.registry import CUTS
 from jaxrel.schedule import schedule_rows
 from jaxrel.schema import missing_key
-from jaxrel.tiles import SEGMENT, Tile, tile_at
+from jaxrel.tiles import Tile, tile_at
 from jaxrel.times import moments, time_rows
 from jaxrel.types import (
-    AGGREGATES,
-    ALL_LANES,
-    CODE_LANE,
-    INTERVENTIONS,
     NO_CUT,
     NO_ROW,
     NO_TABLE,
@@ -56,11 +51,8 @@ from jaxrel.types import (
 
 __all__ = ["State", "walk"]
 
-_CLIP = 30.0  # standardised signals beyond it are cut
-_FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
 _NODE_FIELDS = ("kind", "used", "width", "classes", "combine", "noise", "law", "spread")
-_SERIES_FIELDS = (*(f"series_{name}" for name in ("trend", "power", "cycle", "period", "phase", "noise", "rho", "calendar")), "noise_knots")
-_TABLE_FIELDS = (*_SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
+_TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
 
 
 @struct.dataclass
@@ -80,58 +72,7 @@ class State:
     told: tuple[Array, ...]  # lanes f32[B, N, W + 1, rows] and signals f32[B, N, W, rows] where they are asked for, else ()
 
 
-@struct.dataclass
-class _Context:
-    """One tile's inputs for all databases, or lanes."""
-
-    database: Array | None  # i32[B], whose tile each lane computes; None: its own
-    noise_key: Array  # u32[B, N, 2], exogenous noise of each node
-    weight_key: Array  # u32[B, N, 2], prototypes of each node
-    link_key: Array  # u32[B, 2], links and the traits that they follow
-    tile: Tile
-    time: Array  # i32[B, TILE]
-    moment: Array  # f32[B, TILE]
-    position: Array  # i32[B, TILE], its rows on the row axis
-    parent_row: Array  # i32[B, K, TILE]
-    nodes: dict[str, Array]  # [B, N, …], the table's slice of the SCM's node fields
-    edges: Packed
-    interventions: Interventions
-
-
-def _gather(schema: Schema, context: _Context, exports: Array, lanes: Array, n: Array) -> Array:
-    """Lanes of a parent row's exported node: f32[B, W, TILE], 0 where the key is null."""
-
-    def source(schema: Schema, tile: Tile, nodes: dict[str, Array], parent_row: Array) -> tuple[Array, ...]:
-        fk, slot = nodes["gather_fk"][n], nodes["gather_export"][n]
-        parent, row = jnp.maximum(schema.fk_parent[tile.table, fk], 0), parent_row[fk]
-        return slot, nodes["export_node"][slot], parent, row, schema.row_offset[parent] + row
-
-    slot, node, parent, row, at = jax.vmap(source)(schema, context.tile, context.nodes, context.parent_row)
-    from_tables = row_lanes(exports, context.database, slot, at)
-
-    def one(schema: Schema, tile: Tile, node: Array, parent: Array, row: Array, from_table: Array, lanes: Array) -> Array:
-        # a self-reference: rows of this very tile are not exported yet; a pilot takes its own nearest row for the parent
-        is_self = parent == tile.table
-        count = jnp.maximum(schema.row_count[parent], 1)
-        run_length = jnp.maximum(count // (TILE // SEGMENT), 1)
-        run = jnp.minimum(row // run_length, TILE // SEGMENT - 1)
-        near = run * SEGMENT + jnp.clip(row - run * run_length, 0, SEGMENT - 1)
-        inside = jnp.where(tile.is_pilot, near, row - tile.rows[0])
-        from_tile = lanes[node, : from_table.shape[0]][:, jnp.clip(inside, 0, TILE - 1)]
-        value = jnp.where(is_self & (tile.is_pilot | (row >= tile.rows[0])), from_tile, from_table)
-        return jnp.where(row != NO_ROW, value, 0.0)
-
-    return jax.vmap(one)(schema, context.tile, node, parent, row, from_tables, lanes)
-
-
-def _total(x: Array) -> Array:
-    """Sums f32[B, W] of f32[B, W, TILE] to 2⁻¹⁹ of the largest |x|, in integers: every program adds them up to the same bits."""
-    most = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), 1e-30)
-    unit = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(most, jnp.int32) & 0x7F800000, jnp.float32) * jnp.float32(2.0**-19)
-    return jnp.sum(jnp.round(x / unit).astype(jnp.int32), axis=-1).astype(jnp.float32) * unit[..., 0]
-
-
-def _put(of_tables: Array, context: _Context, own: Array) -> Array:
+def _put(of_tables: Array, context: Context, own: Array) -> Array:
     """Calibrations [B, T, …] with those of each database's table at hand, [B, …], in their place."""
     table = context.tile.table
     if context.database is not None:
@@ -141,135 +82,6 @@ def _put(of_tables: Array, context: _Context, own: Array) -> Array:
         return jax.lax.dynamic_update_index_in_dim(of_tables, own[:, None], table[0], 1)
     is_own = jnp.arange(of_tables.shape[1], dtype=jnp.int32)[None, :] == table[:, None]
     return jnp.where(is_own.reshape(*is_own.shape, *(1,) * (own.ndim - 1)), own[:, None], of_tables)
-
-
-def _standardise(signal: Array, given: tuple[Array, Array], context: _Context, n: Array) -> tuple[Array, Array, Array]:
-    """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
-    measures = context.tile.measures[:, None]
-    gathered = (context.nodes["kind"][:, n] == NodeKind.GATHER)[:, None]
-
-    def measure(signal: Array) -> tuple[Array, Array]:
-        real = context.tile.real[:, None, :]
-        count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
-        mean = _total(jnp.where(real, signal, 0.0)) / count
-        spread = jnp.sqrt(_total(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0)) / count)
-        dead = spread <= 1e-5 + 1e-3 * jnp.abs(mean)  # what varies less than that is, for the most part, rounding
-        scale = jnp.where(dead, 0.0, 1.0 / jnp.maximum(spread, _FAINT))
-        shift, scale = jnp.where(gathered, 0.0, mean), jnp.where(gathered, 1.0, scale)
-        return jnp.where(measures, shift, given[0]), jnp.where(measures, scale, given[1])
-
-    shift, scale = jax.lax.cond(jnp.any(measures), measure, lambda _: given, jax.lax.stop_gradient(signal))
-    return jnp.clip((signal - shift[..., None]) * scale[..., None], -_CLIP, _CLIP), shift, scale
-
-
-def _done_to(value: Array, lane: Array, context: _Context, n: Array) -> Array:
-    """Lanes f32[B, lanes, TILE] (numbered by ``lane`` i32[lanes]) after the interventions on node ``n`` of the tile's table."""
-    done, tile = context.interventions, context.tile
-    at_node = (done.table == tile.table[:, None]) & (done.node == n) & (done.table != NO_TABLE)  # [B, INTERVENTIONS]
-
-    def one(i: Array, value: Array) -> Array:
-        rows = (tile.rows >= done.first_row[:, i, None]) & (tile.rows < done.past_row[:, i, None])
-        named = done.lane[:, i, None]
-        lanes = (named == lane[None, :]) | ((named == ALL_LANES) & (lane[None, :] >= 0))
-        hit = (at_node[:, i, None] & lanes)[:, :, None] & rows[:, None, :]
-        return jnp.where(hit, done.scale[:, i, None, None] * value + done.shift[:, i, None, None], value)
-
-    def all_of_them(value: Array) -> Array:
-        return jax.lax.fori_loop(0, INTERVENTIONS, one, value)
-
-    return jax.lax.cond(jnp.any(at_node), all_of_them, lambda x: x, value)
-
-
-def _node(schema: Schema, state: State, context: _Context, order: Array, i: Array, carry: Any, capacity: Capacity, loop: Loop) -> Any:
-    """One node of one tile in every database, number ``order[i]``: its lanes, and in lane W the code of a categorical node."""
-    n = order[i]
-    lanes, signals, shift, scale = carry
-    W = capacity.width
-    kind = context.nodes["kind"][:, n]
-    exists = context.nodes["used"][:, n]
-    width = context.nodes["width"][:, n]
-    batch = lanes.shape[0]
-    blank = jnp.zeros((batch, W, TILE), jnp.float32)
-
-    def has(code: NodeKind) -> Array:
-        return (kind == code) & exists
-
-    def exogenous(blank: Array) -> Array:
-        series = {name: context.nodes[name][:, n] for name in _SERIES_FIELDS}
-        any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(context.noise_key[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
-        shows = (context.nodes["trait_table"][:, n] != NO_TABLE) & has(NodeKind.EXOGENOUS)
-
-        def trait(value: Array) -> Array:
-            child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
-            stream = named_key(context.link_key, at_own(schema.table_id, child), at_own(at_own(schema.fk_id, child), fk))
-            is_parent = shows & (child != context.tile.table)
-            row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
-            shown = trait_rows(stream, is_parent, series["noise_knots"], row_count, context.tile.rows)
-            return jnp.where(shows[:, None], shown, value)
-
-        value = jax.lax.cond(jnp.any(shows), trait, lambda x: x, value)
-        return blank.at[:, 0].set(value)
-
-    signal = jax.lax.cond(jnp.any(has(NodeKind.EXOGENOUS)), exogenous, lambda x: x, blank)
-    gathered = jax.lax.cond(jnp.any(has(NodeKind.GATHER)), lambda x: _gather(schema, context, state.exports, lanes, n), lambda x: x, blank)
-
-    def aggregated(_: Array) -> Array:
-        slot = jnp.clip(n - context.nodes["pass2_start"], 0, AGGREGATES - 1)
-        return row_lanes(state.aggregates, context.database, slot, context.position)
-
-    summed = jax.lax.cond(jnp.any(has(NodeKind.AGGREGATE)), aggregated, lambda x: x, blank)
-
-    def mechanism(_: Array) -> Array:
-        start = context.nodes["edge_start"]
-        count = jnp.where(has(NodeKind.MECHANISM), start[:, n + 1] - start[:, n], 0)
-        combine = context.nodes["combine"][:, n]
-        return combine_edges(context.edges, context.database, lanes, start[:, n], count, combine, capacity, loop)
-
-    computed = jax.lax.cond(jnp.any(has(NodeKind.MECHANISM)), mechanism, lambda x: x, blank)
-    pick = kind[:, None, None]
-    for code, value in ((NodeKind.MECHANISM, computed), (NodeKind.GATHER, gathered), (NodeKind.AGGREGATE, summed)):
-        signal = jnp.where(pick == code, value, signal)
-
-    in_width = jnp.arange(W, dtype=jnp.int32)[None, :, None] < width[:, None, None]
-    value, node_shift, node_scale = _standardise(signal, (shift[:, n], scale[:, n]), context, n)
-
-    noiseless = jnp.where(in_width & exists[:, None, None], value, 0.0)
-    is_noisy = has(NodeKind.MECHANISM) & (context.nodes["classes"][:, n] == 0)  # a categorical node's noise is in its choice
-
-    def noise(value: Array) -> Array:
-        def words() -> tuple[Array, Array]:
-            lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
-            return row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
-
-        deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
-        return add_noise(words, context.nodes["law"][:, n], value, deviation, context.nodes["spread"][:, n], is_noisy)
-
-    value = jnp.where(is_noisy[:, None, None], jax.lax.cond(jnp.any(is_noisy), noise, lambda x: x, value), value)
-    value = jnp.where(in_width & exists[:, None, None], value, 0.0)
-
-    classes = jnp.where(exists, context.nodes["classes"][:, n], 0)
-
-    def categorical(value: Array) -> tuple[Array, Array]:
-        prototype = prototypes(context.weight_key[:, n], context.nodes["width"][:, n], capacity)
-        nodes = context.nodes
-        code = classify(
-            value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], context.noise_key[:, n], context.tile.rows
-        )
-        code = _done_to(code.astype(jnp.float32)[:, None], jnp.full(1, CODE_LANE, jnp.int32), context, n)[:, 0]
-        code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])
-        q = jnp.arange(capacity.classes, dtype=jnp.int32)
-        shown = (code[:, None, :] == q.astype(jnp.float32)[None, :, None]).astype(jnp.float32)
-        return code, jnp.where((classes > 0)[:, None, None], product("bqw,bqr->bwr", prototype, shown), value)
-
-    no_code = jnp.zeros((batch, TILE), jnp.float32)
-    code, value = jax.lax.cond(jnp.any(classes > 0), categorical, lambda v: (no_code, v), value)
-    value = _done_to(value, jnp.arange(W, dtype=jnp.int32), context, n)
-    both = jnp.concatenate([value, code[:, None]], axis=1)
-    put = jax.lax.dynamic_update_index_in_dim
-    if signals.shape[1]:
-        signals = put(signals, noiseless, n, 1)
-    return put(lanes, both, n, 1), signals, put(shift, node_shift, n, 1), put(scale, node_scale, n, 1)
 
 
 def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
@@ -341,7 +153,7 @@ def _step(
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     nodes["used"] = (nodes["used"] | (state.signals.shape[1] > 0)) & (node < count[:, None])  # who asks for signals asks for all nodes
-    context = _Context(
+    context = Context(
         database=database,
         noise_key=named_key(key[:, None], table_id[:, None], node),
         weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
@@ -353,13 +165,13 @@ def _step(
         parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
         nodes=nodes,
         edges=edges,
+        exports=state.exports,
+        aggregates=state.aggregates,
         interventions=interventions,
     )
     context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
-    order = jnp.argsort(~jnp.any(nodes["used"], axis=0), stable=True).astype(jnp.int32)  # of a batch, what any of its databases uses
-    node_step = functools.partial(_node, schema, state, context, order, capacity=capacity, loop=loop)
     carry = state.lanes, state.signals, *(of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
-    lanes, signals, shift, scale = loop(0, jnp.sum(jnp.any(nodes["used"], axis=0), dtype=jnp.int32), capacity.nodes, node_step, carry)
+    lanes, signals, shift, scale = walk_nodes(schema, context, carry, capacity, loop)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
     own_table = at_own(scm.column_marginal, tile.table), at_own(scm.column_driver, tile.table)
