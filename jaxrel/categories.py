@@ -8,12 +8,13 @@ from jax import Array
 
 from jaxrel.aggregates import as_ordered
 from jaxrel.batching import product
-from jaxrel.random import gumbel, named_key, normals, row_bits, row_pair
+from jaxrel.random import Key, gumbel, named_key, normals, row_bits, row_pair
 from jaxrel.types import Capacity
 
-__all__ = ["class_scores", "classify", "prototype_key", "prototypes"]
+__all__ = ["NO_BID", "bid", "class_scores", "classify", "prototype_key", "prototypes", "sharpened", "winner"]
 
 _CODES = 255  # the highest code of a category
+NO_BID = -(2**31)  # below every bid
 _GUMBEL = 4096  # lanes of a row's words: noise from 0, Gumbel noise of the classes from here
 
 
@@ -34,8 +35,12 @@ def class_scores(prototype: Array, width: Array, signal: Array) -> Array:
 
     With Gumbel noise of scale ``node_noise`` the highest score wins: categories have the probabilities of a softmax of score / scale.
     """
-    sharpness = 3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32))
-    return product("bqw,bwr->bqr", prototype * sharpness[:, None, None], signal)
+    return product("bqw,bwr->bqr", sharpened(prototype, width[:, None, None]), signal)
+
+
+def sharpened(prototype: Array, width: Array) -> Array:
+    """Prototypes of nodes of some width, as their scores are made of."""
+    return prototype * (3.0 / jnp.sqrt(jnp.maximum(width, 1).astype(jnp.float32)))
 
 
 def classify(value: Array, prototype: Array, width: Array, classes: Array, scale: Array, noise_key: Array, rows: Array) -> Array:
@@ -56,11 +61,19 @@ def classify(value: Array, prototype: Array, width: Array, classes: Array, scale
     score = class_scores(prototype, width, jax.lax.stop_gradient(value))
 
     def challenge(c: Array, best: Array) -> Array:  # one class after another: all at once, XLA computes every score anew for each use
-        noise = gumbel(row_bits(noise_key[:, None, :], rows, _GUMBEL + c))
-        ordered = as_ordered(jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False) + scale[:, None] * noise)
-        ranked = (ordered & ~_CODES) | (_CODES - c)  # the code in the low bits
-        return jnp.where((c < classes)[:, None], jnp.maximum(best, ranked), best)
+        own = jax.lax.dynamic_index_in_dim(score, c, 1, keepdims=False)
+        return jnp.where((c < classes)[:, None], jnp.maximum(best, bid(c, own, scale[:, None], noise_key[:, None, :], rows)), best)
 
-    lowest = jnp.full(value.shape[::2], jnp.iinfo(jnp.int32).min, jnp.int32)
-    code = _CODES - (jax.lax.fori_loop(0, jnp.max(classes), challenge, lowest) & _CODES)
-    return jnp.minimum(code, prototype.shape[1] - 1)
+    lowest = jnp.full(value.shape[::2], NO_BID, jnp.int32)
+    return jnp.minimum(winner(jax.lax.fori_loop(0, jnp.max(classes), challenge, lowest)), prototype.shape[1] - 1)
+
+
+def bid(c: Array, score: Array, scale: Array, noise_key: Key, rows: Array) -> Array:
+    """What a category bids for some rows: its score plus Gumbel noise, i32[...] in the order of the sums, its code in the low bits."""
+    ordered = as_ordered(score + scale * gumbel(row_bits(noise_key, rows, _GUMBEL + c)))
+    return (ordered & ~_CODES) | (_CODES - c)
+
+
+def winner(highest: Array) -> Array:
+    """The category that made the highest bid, i32[...]."""
+    return _CODES - (highest & _CODES)

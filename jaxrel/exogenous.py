@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from jaxrel.tiles import SEGMENT
 from jaxrel.traits import trait_scores
 from jaxrel.types import KNOTS
 
-__all__ = ["exogenous_rows", "sample_exogenous", "trait_rows"]
+__all__ = ["exogenous_rows", "interpolate", "sample_exogenous", "series", "trait_rows"]
 
 _CALENDAR = (86_400, 604_800, 31_557_600)  # seconds of a day, a week, a year
 _SCORES = np.linspace(-4.0, 4.0, KNOTS).astype(np.float32)
@@ -114,12 +115,12 @@ def sample_exogenous(
     }
 
 
-def _interpolate(z: Array, knots: Array) -> Array:
-    """Q(z): linear between the knots, continued beyond them."""
+def interpolate(z: Array, knots: Callable[[Array], Array]) -> Array:
+    """Q(z): linear between the knots, continued beyond them. ``knots``: of i32[...], the knots of these numbers, f32[...]."""
     position = jnp.clip((z + 4.0) * ((KNOTS - 1) / 8.0), 0.0, KNOTS - 1.0001)
     i = position.astype(jnp.int32)
     inside = (z + 4.0) * ((KNOTS - 1) / 8.0) - i.astype(jnp.float32)
-    low, high = knots[i], knots[i + 1]
+    low, high = knots(i), knots(i + 1)
     return low + (high - low) * inside
 
 
@@ -157,14 +158,32 @@ def exogenous_rows(key: Array, node: dict[str, Array], rows: Array, moment: Arra
 
     z = jax.lax.cond(any_memory, remember, innovations, runs).reshape(rows.shape)
     field = {name: x[:, None] for name, x in node.items() if name != "noise_knots"}
+    return series(field, moment, time, _quantiles(z, node["noise_knots"]))
+
+
+def _quantiles(z: Array, knots: Array) -> Array:
+    """Q(z) of every database, f32[B, rows] of normal scores f32[B, rows] and knots f32[B, KNOTS]."""
+    return jax.vmap(lambda z, knots: interpolate(z, lambda i: knots[i]))(z, knots)
+
+
+def series(field: dict[str, Array], moment: Array, time: Array, noise: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array:
+    """Trend, cycle and noise of an exogenous node, f32[...].
+
+    Args:
+        field: the ``series_*`` fields of `sample_exogenous`, as they broadcast to the others.
+        moment: f32[...], as `exogenous_rows`.
+        time: i32[...], the same.
+        noise: f32[...], of unit scale.
+        nearest: how to round to an integer.
+    """
     trend = jnp.exp(field["series_power"] * log(jnp.clip(moment, 1e-6, 1.0)))
     turns = moment * (jnp.float32(2**24) / field["series_period"].astype(jnp.float32))  # the period is in 2^-24 of the span
     calendar = jnp.maximum(field["series_calendar"], 1)
     by_calendar = jnp.remainder(time, calendar).astype(jnp.float32) / calendar.astype(jnp.float32)
     turns = jnp.where(field["series_calendar"] > 0, by_calendar, turns)
     turns = turns + (field["series_phase"] >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
-    smooth = field["series_trend"] * trend + field["series_cycle"] * sine_turns(turns)
-    return smooth + field["series_noise"] * jax.vmap(_interpolate)(z, node["noise_knots"])
+    smooth = field["series_trend"] * trend + field["series_cycle"] * sine_turns(turns, nearest)
+    return smooth + field["series_noise"] * noise
 
 
 def trait_rows(stream: Array, is_parent: Array, knots: Array, n: Array, rows: Array) -> Array:
@@ -180,4 +199,4 @@ def trait_rows(stream: Array, is_parent: Array, knots: Array, n: Array, rows: Ar
     Returns:
         f32[B, TILE].
     """
-    return jax.vmap(_interpolate)(trait_scores(stream, is_parent, rows, n), knots)
+    return _quantiles(trait_scores(stream, is_parent, rows, n), knots)

@@ -32,7 +32,7 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["CLIP", "FAINT", "SERIES_FIELDS", "Carry", "Context", "walk_nodes", "with_traits"]
+__all__ = ["CLIP", "FAINT", "SERIES_FIELDS", "Carry", "Context", "is_dead", "walk_nodes", "with_traits"]
 
 CLIP = 30.0  # standardised signals beyond it are cut
 FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
@@ -94,6 +94,11 @@ def _total(x: Array) -> Array:
     return jnp.sum(jnp.round(x / unit).astype(jnp.int32), axis=-1).astype(jnp.float32) * unit[..., 0]
 
 
+def is_dead(mean: Array, spread: Array) -> Array:
+    """Whether what varies so little is, for the most part, rounding."""
+    return spread <= 1e-5 + 1e-3 * jnp.abs(mean)
+
+
 def _standardise(signal: Array, given: tuple[Array, Array], context: Context, n: Array) -> tuple[Array, Array, Array]:
     """Signal in units of its pilot, and the calibration used; measured where this tile is the table's pilot."""
     measures = context.tile.measures[:, None]
@@ -104,8 +109,7 @@ def _standardise(signal: Array, given: tuple[Array, Array], context: Context, n:
         count = jnp.maximum(jnp.sum(real, axis=-1, dtype=jnp.float32), 1.0)
         mean = _total(jnp.where(real, signal, 0.0)) / count
         spread = jnp.sqrt(_total(jnp.where(real, jnp.square(signal - mean[..., None]), 0.0)) / count)
-        dead = spread <= 1e-5 + 1e-3 * jnp.abs(mean)  # what varies less than that is, for the most part, rounding
-        scale = jnp.where(dead, 0.0, 1.0 / jnp.maximum(spread, FAINT))
+        scale = jnp.where(is_dead(mean, spread), 0.0, 1.0 / jnp.maximum(spread, FAINT))
         shift, scale = jnp.where(gathered, 0.0, mean), jnp.where(gathered, 1.0, scale)
         return jnp.where(measures, shift, given[0]), jnp.where(measures, scale, given[1])
 

@@ -16,13 +16,16 @@ from jaxrel.registry import NOISES
 __all__ = ["add_noise", "noise_of", "uneven"]
 
 
-def noise_of(words: tuple[Array, Array], law: Array, names: tuple[str, ...] = NOISES) -> Array:
+def noise_of(
+    words: tuple[Array, Array], law: Array, names: tuple[str, ...] = NOISES, nearest: Callable[[Array], Array] = jnp.round
+) -> Array:
     """One draw of a law for every pair of words.
 
     Args:
         words: two u32[B, ...].
         law: i32[B], index into `jaxrel.registry.NOISES`.
         names: the laws that may occur; others cost nothing.
+        nearest: how to round to an integer.
 
     Returns:
         f32[B, ...].
@@ -32,7 +35,7 @@ def noise_of(words: tuple[Array, Array], law: Array, names: tuple[str, ...] = NO
         of a sine at a random phase.
     """
     u, turn = uniform(words[0]), uniform(words[1])
-    cosine = sine_turns(turn + 0.25)
+    cosine = sine_turns(turn + 0.25, nearest)
     by_law: dict[str, Array] = {"uniform": (2.0 * u - 1.0) * float(np.sqrt(3.0)), "beta": float(np.sqrt(2.0)) * cosine}
     if not set(names) <= set(by_law):
         depth = -log(u)

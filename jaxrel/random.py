@@ -11,6 +11,7 @@ Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -352,12 +353,12 @@ def sine_turns(u: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array
     return u * (6.2830558 + v * (-41.331214 + v * (81.366815 + v * (-74.478003 + v * 32.781398))))
 
 
-@jax.jit
-def normals(words: tuple[Array, Array]) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames="nearest")
+def normals(words: tuple[Array, Array], nearest: Callable[[Array], Array] = jnp.round) -> tuple[Array, Array]:
     """Two independent standard normals f32[...] of two words, |value| < 5.8. Reference: Box and Muller (1958)."""
     radius = jnp.sqrt(-2.0 * log(uniform(words[0])))
     turn = uniform(words[1])
-    return radius * sine_turns(turn + 0.25), radius * sine_turns(turn)
+    return radius * sine_turns(turn + 0.25, nearest), radius * sine_turns(turn, nearest)
 
 
 @jax.jit
