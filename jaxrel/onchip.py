@@ -206,7 +206,7 @@ def _mechanism(at: _Arrays, b: Array, n: Array, node: dict[str, Any], lanes_told
                 def read(w: Array, z: Array) -> Array:
                     return z + at["weights"][b, 0, unit, w][:, None] * lanes[b, edge["parent"], first + w, rows][None, :]
 
-                z = jax.lax.fori_loop(0, jnp.where(reads_all, W, 1), read, jnp.zeros((H, at.rows), jnp.float32))
+                z = jax.lax.fori_loop(0, 1 + (W - 1) * reads_all.astype(jnp.int32), read, jnp.zeros((H, at.rows), jnp.float32))
                 bias = at["biases"][b, 0, unit]
                 h = activate_one(z, bias, found, weight)
 
