@@ -34,7 +34,7 @@ from jaxrel.mechanisms import (
     out_weights,
     tied_weights,
 )
-from jaxrel.nodes import CLIP, FAINT, Context, is_dead
+from jaxrel.nodes import CLIP, FAINT, SERIES_FIELDS, Context, is_dead
 from jaxrel.noise import noise_of, uneven
 from jaxrel.random import exp, normals, row_pair, walk_cycles
 from jaxrel.registry import NOISES
@@ -66,6 +66,7 @@ _NODE_INTEGERS = (
     *("series_period", "series_phase", "series_calendar", "is_trait", "is_done_to"),
     *("fk", "slot", "parent_node", "offset", "is_self", "run_length", "aggregate"),
 )
+_SERIES = tuple(name for name in SERIES_FIELDS if name != "noise_knots")
 _NODE_REALS = ("noise", "spread", "series_trend", "series_power", "series_cycle", "series_noise", "series_rho", "begin")
 
 
@@ -129,10 +130,17 @@ class _Arrays:
         rows = jnp.arange(self.rows, dtype=jnp.int32)
         return jax.lax.fori_loop(0, TILE // self.rows, lambda i, x: body(i * self.rows + rows, x), init)
 
-    def node(self, b: Array, n: Array) -> dict[str, Any]:
-        """Fields of one node."""
-        found = {name: self["integers"][b, n, i] for i, name in enumerate(_NODE_INTEGERS)}
-        return found | {name: self["reals"][b, n, i] for i, name in enumerate(_NODE_REALS)}
+    def node(self, b: Array, n: Array, *names: str) -> list[Any]:
+        """Some fields of one node, read where they are asked for: what all of them are would fill the registers."""
+        return [
+            self["integers"][b, n, _NODE_INTEGERS.index(name)] if name in _NODE_INTEGERS else self["reals"][b, n, _NODE_REALS.index(name)]
+            for name in names
+        ]
+
+    def key(self, b: Array, n: Array) -> tuple[Array, Array]:
+        """The stream of a node's noise."""
+        first, second = self.node(b, n, "key_0", "key_1")
+        return _word(first), _word(second)
 
 
 def _nearest(x: Array) -> Array:  # Triton has no `round`
@@ -167,14 +175,16 @@ def _draw_edge(at: _Arrays, b: Array, edge: dict[str, Any]) -> None:
     triton.store(at["weights"].at[b, last, unit[None, :], lane[:, None]], weights)
 
 
-def _mechanism(at: _Arrays, b: Array, n: Array, node: dict[str, Any], lanes_told: Array) -> None:
+def _mechanism(at: _Arrays, b: Array, n: Array, lanes_told: Array) -> None:
     """Signal of a mechanism node: its edges one after another, each folded into the node's lanes, where the fold is kept."""
     W, H, last = at.capacity.width, at.units, at.capacity.layers
-    own, unit, rule = at["tile"][b, _DATABASE], jnp.arange(H, dtype=jnp.int32), node["combine"]
+    own, unit = at["tile"][b, _DATABASE], jnp.arange(H, dtype=jnp.int32)
+    first_edge, edges = at.node(b, n, "first_edge", "edges")
     integers, reals, lanes = at["edge_integers"], at["edge_reals"], at["lanes"]
 
     def one_edge(i: Array, _: None) -> None:
-        e = jnp.minimum(node["first_edge"] + i, at.capacity.edges - 1)
+        e = jnp.minimum(first_edge + i, at.capacity.edges - 1)
+        rule, begin = at.node(b, n, "combine", "begin")
         edge: dict[str, Any] = {name: integers[own, e, j] for j, name in enumerate(INTEGERS)}
         edge |= {name: reals[own, e, j] for j, name in enumerate(REALS)}
         density, *key = (_word(integers[own, e, len(INTEGERS) + j]) for j in range(3))
@@ -185,7 +195,7 @@ def _mechanism(at: _Arrays, b: Array, n: Array, node: dict[str, Any], lanes_told
             return at["classes"][code], lambda j: at["activations"][code, j]
 
         def fold(w: Array, rows: Array, y: Array) -> None:
-            total = jnp.where(i == 0, node["begin"], lanes[b, n, w, rows])
+            total = jnp.where(i == 0, begin, lanes[b, n, w, rows])
             of_rule = (functools.partial(folded, soft, rule, scale=edge["scale"]) for soft in (True, False))
             triton.store(lanes.at[b, n, w, rows], jax.lax.cond(rule == Combine.LOGSUMEXP, *of_rule, total, y))
 
@@ -231,59 +241,62 @@ def _mechanism(at: _Arrays, b: Array, n: Array, node: dict[str, Any], lanes_told
 
         jax.lax.cond(edge["layers"] > 0, through_layers, as_they_are)
 
-    jax.lax.fori_loop(0, node["edges"], one_edge, None)
+    jax.lax.fori_loop(0, edges, one_edge, None)
 
     def nothing(rows: Array, _: None) -> None:
         for w in range(W):
             triton.store(lanes.at[b, n, w, rows], jnp.zeros(rows.shape, jnp.float32))
 
-    jax.lax.cond(node["edges"] == 0, lambda: at.blocks(nothing), lambda: None)
+    jax.lax.cond(edges == 0, lambda: at.blocks(nothing), lambda: None)
 
 
-def _exogenous(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
+def _exogenous(at: _Arrays, b: Array, n: Array) -> None:
     """An exogenous node: lane 0 is its value, others are 0. What shows a trait is in its place already."""
-    key = _word(node["key_0"]), _word(node["key_1"])
-    i = jnp.arange(2 * TILE, dtype=jnp.int32)  # SEGMENT rows before each run, and the run
 
-    def remember() -> None:  # `jaxrel.exogenous._autoregress`
-        run = i // (2 * SEGMENT)
-        ids = at["rows"][b, run * SEGMENT] + i - run * (2 * SEGMENT) - SEGMENT
-        triton.store(at["past"].at[b, i], normals(row_pair(key, ids), nearest=_nearest)[0])
+    def remember() -> None:  # `jaxrel.exogenous._autoregress`, run by run
+        i = jnp.arange(2 * SEGMENT, dtype=jnp.int32)  # SEGMENT rows before the run, and the run
 
-        def double(level: Array, factor: Array) -> Array:
-            step = jnp.int32(1) << level
-            inside = i % (2 * SEGMENT) >= step
-            at.wait()
-            sooner = at["past"][b, jnp.where(inside, i - step, i)]
-            x = at["past"][b, i] + factor * jnp.where(inside, sooner, 0.0)
-            at.wait()
-            triton.store(at["past"].at[b, i], x)
-            return factor * factor
+        def one_run(run: Array, _: None) -> None:
+            past = at["past"].at[b, run * (2 * SEGMENT) + i]
+            x = normals(row_pair(at.key(b, n), at["rows"][b, run * SEGMENT] - SEGMENT + i), nearest=_nearest)[0]
 
-        jax.lax.fori_loop(0, SEGMENT.bit_length() - 1, double, node["series_rho"])
+            def double(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+                x, factor = state
+                triton.store(past, x)
+                at.wait()
+                sooner = i - (jnp.int32(1) << level)
+                x = x + factor * jnp.where(sooner >= 0, at["past"][b, run * (2 * SEGMENT) + jnp.maximum(sooner, 0)], 0.0)
+                at.wait()
+                return x, factor * factor
+
+            x, _ = jax.lax.fori_loop(0, SEGMENT.bit_length() - 1, double, (x, at.node(b, n, "series_rho")[0]))
+            triton.store(past, x)
+
+        jax.lax.fori_loop(0, TILE // SEGMENT, one_run, None)
         at.wait()
 
     def draw() -> None:
-        remembers = node["series_rho"] > 0
+        remembers = at.node(b, n, "series_rho")[0] > 0
         jax.lax.cond(remembers, remember, lambda: None)
 
         def block(rows: Array, _: None) -> None:
             def remembered() -> Array:
-                rho = node["series_rho"]
+                (rho,) = at.node(b, n, "series_rho")
                 return at["past"][b, rows + (rows // SEGMENT + 1) * SEGMENT] * jnp.sqrt(1.0 - rho * rho)
 
             def new() -> Array:
-                return normals(row_pair(key, at["rows"][b, rows]), nearest=_nearest)[0]
+                return normals(row_pair(at.key(b, n), at["rows"][b, rows]), nearest=_nearest)[0]
 
             z = jax.lax.cond(remembers, remembered, new)
             noise = interpolate(z, lambda knot: at["reals"][b, n, len(_NODE_REALS) + knot])
-            field = node | {"series_phase": _word(node["series_phase"]), "series_period": _word(node["series_period"])}
+            field = dict(zip(_SERIES, at.node(b, n, *_SERIES), strict=True))
+            field |= {name: _word(field[name]) for name in ("series_phase", "series_period")}
             value = series(field, at["moment"][b, rows], at["time"][b, rows], noise, _nearest)
             triton.store(at["lanes"].at[b, n, 0, rows], value)
 
         at.blocks(block)
 
-    jax.lax.cond(node["is_trait"] == 0, draw, lambda: None)
+    jax.lax.cond(at.node(b, n, "is_trait")[0] == 0, draw, lambda: None)
 
     def blank(rows: Array, _: None) -> None:
         for w in range(1, at.capacity.width):
@@ -292,32 +305,34 @@ def _exogenous(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
     at.blocks(blank)
 
 
-def _gather(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
+def _gather(at: _Arrays, b: Array, n: Array) -> None:
     """Lanes of a parent row's exported node, as `jaxrel.nodes._gather` says."""
     own, is_pilot, first_row = at["tile"][b, _DATABASE], at["tile"][b, _IS_PILOT] != 0, at["rows"][b, 0]
-    lanes, size, length = at["lanes"], at["exports"].shape[-1], node["run_length"]
+    lanes, size = at["lanes"], at["exports"].shape[-1]
+    fk, slot, node, offset, is_self, length = at.node(b, n, "fk", "slot", "parent_node", "offset", "is_self", "run_length")
 
     def block(rows: Array, _: None) -> None:
-        row = at["parent_row"][b, node["fk"], rows]
-        place = jnp.clip(node["offset"] + row, 0, size - 1)
+        row = at["parent_row"][b, fk, rows]
+        place = jnp.clip(offset + row, 0, size - 1)
         run = jnp.minimum(row // length, TILE // SEGMENT - 1)
         near = run * SEGMENT + jnp.clip(row - run * length, 0, SEGMENT - 1)
         inside = jnp.clip(jnp.where(is_pilot, near, row - first_row), 0, TILE - 1)
-        from_tile = (node["is_self"] != 0) & (is_pilot | (row >= first_row))
+        from_tile = (is_self != 0) & (is_pilot | (row >= first_row))
         for w in range(at.capacity.width):
-            value = jnp.where(from_tile, lanes[b, node["parent_node"], w, inside], at["exports"][own, node["slot"], w, place])
+            value = jnp.where(from_tile, lanes[b, node, w, inside], at["exports"][own, slot, w, place])
             triton.store(lanes.at[b, n, w, rows], jnp.where(row != NO_ROW, value, 0.0))
 
     at.blocks(block)
 
 
-def _aggregate(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
+def _aggregate(at: _Arrays, b: Array, n: Array) -> None:
     """What the rows of the tile hear from their child rows."""
+    own, (slot,) = at["tile"][b, _DATABASE], at.node(b, n, "aggregate")
 
     def block(rows: Array, _: None) -> None:
         place = jnp.clip(at["position"][b, rows], 0, at["aggregates"].shape[-1] - 1)
         for w in range(at.capacity.width):
-            triton.store(at["lanes"].at[b, n, w, rows], at["aggregates"][at["tile"][b, _DATABASE], node["aggregate"], w, place])
+            triton.store(at["lanes"].at[b, n, w, rows], at["aggregates"][own, slot, w, place])
 
     at.blocks(block)
 
@@ -328,7 +343,7 @@ def _signal(at: _Arrays, b: Array, n: Array, rows: Array) -> Array:
     return jnp.where(w < at.capacity.width, at["lanes"][b, n, jnp.minimum(w, at.capacity.width - 1), rows[None, :]], 0.0)
 
 
-def _measure(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
+def _measure(at: _Arrays, b: Array, n: Array) -> None:
     """Calibrate a node on this tile, as `jaxrel.nodes._standardise` does."""
     w, zero = jnp.arange(at.lanes, dtype=jnp.int32), jnp.zeros(at.lanes, jnp.float32)
 
@@ -350,12 +365,12 @@ def _measure(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
     mean = total(lambda x: x) / count
     spread = jnp.sqrt(total(lambda x: jnp.square(x - mean[:, None])) / count)
     scale = jnp.where(is_dead(mean, spread), 0.0, 1.0 / jnp.maximum(spread, FAINT))
-    gathered, place = node["kind"] == NodeKind.GATHER, jnp.minimum(w, at.capacity.width - 1)
+    gathered, place = at.node(b, n, "kind")[0] == NodeKind.GATHER, jnp.minimum(w, at.capacity.width - 1)
     triton.store(at["shift"].at[b, n, place], jnp.where(gathered, 0.0, mean), mask=w < at.capacity.width)
     triton.store(at["scale"].at[b, n, place], jnp.where(gathered, 1.0, scale), mask=w < at.capacity.width)
 
 
-def _done_to(at: _Arrays, b: Array, n: Array, node: dict[str, Any], value: Array, lane: Array | int, rows: Array) -> Array:
+def _done_to(at: _Arrays, b: Array, n: Array, value: Array, lane: Array | int, rows: Array) -> Array:
     """Lanes, numbered by ``lane``, after the interventions on the node; both broadcast to [lanes, rows]."""
     ids = at["rows"][b, rows]
 
@@ -367,15 +382,15 @@ def _done_to(at: _Arrays, b: Array, n: Array, node: dict[str, Any], value: Array
     def all_of_them(value: Array) -> Array:
         return jax.lax.fori_loop(0, INTERVENTIONS, one, value)
 
-    return jax.lax.cond(node["is_done_to"] != 0, all_of_them, lambda x: x, value)
+    return jax.lax.cond(at.node(b, n, "is_done_to")[0] != 0, all_of_them, lambda x: x, value)
 
 
-def _finish(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
+def _finish(at: _Arrays, b: Array, n: Array) -> None:
     """From a node's signal to its lanes and its code: standardised, with noise, or the category's prototype."""
     W, w = at.capacity.width, jnp.arange(at.lanes, dtype=jnp.int32)
     shift, scale = (at[name][b, n, jnp.minimum(w, W - 1)] for name in ("shift", "scale"))
-    key, classes, in_width = (_word(node["key_0"]), _word(node["key_1"])), node["classes"], w < node["width"]
-    is_noisy = (node["kind"] == NodeKind.MECHANISM) & (classes == 0)
+    kind, classes, width, law, amount, spread = at.node(b, n, "kind", "classes", "width", "law", "noise", "spread")
+    key, in_width, is_noisy = at.key(b, n), w < width, (kind == NodeKind.MECHANISM) & (classes == 0)
 
     def prototype(c: Array) -> Array:
         return at["prototypes"][b, n, c, jnp.minimum(w, W - 1)]
@@ -386,16 +401,16 @@ def _finish(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
         def noise(value: Array) -> Array:
             words = row_pair(key, ids[None, :], w[:, None])
             laws = [functools.partial(noise_of, words, jnp.int32(0), (name,), _nearest) for name in NOISES]
-            amount = jnp.where(scale == 0.0, 1.0, node["noise"])[:, None] * uneven(value, node["spread"])
-            return value + amount * jax.lax.switch(node["law"], laws)
+            deviation = jnp.where(scale == 0.0, 1.0, amount)[:, None] * uneven(value, spread)
+            return value + deviation * jax.lax.switch(law, laws)
 
         def categorical(value: Array) -> tuple[Array, Array]:
             def challenge(c: Array, best: Array) -> Array:
-                score = jnp.sum(jnp.where(in_width, sharpened(prototype(c), node["width"]), 0.0)[:, None] * value, axis=0)
-                return jnp.maximum(best, bid(c, score, node["noise"], key, ids))
+                score = jnp.sum(jnp.where(in_width, sharpened(prototype(c), width), 0.0)[:, None] * value, axis=0)
+                return jnp.maximum(best, bid(c, score, amount, key, ids))
 
             highest = jax.lax.fori_loop(0, classes, challenge, jnp.full(rows.shape, NO_BID, jnp.int32))
-            code = _done_to(at, b, n, node, winner(highest).astype(jnp.float32), CODE_LANE, rows)
+            code = _done_to(at, b, n, winner(highest).astype(jnp.float32), CODE_LANE, rows)
             code = jnp.clip(_nearest(code), 0.0, (classes - 1).astype(jnp.float32))
 
             def show(c: Array, value: Array) -> Array:
@@ -408,7 +423,7 @@ def _finish(at: _Arrays, b: Array, n: Array, node: dict[str, Any]) -> None:
         value = jnp.where(in_width[:, None], value, 0.0)
         no_code = jnp.zeros(rows.shape, jnp.float32)
         code, value = jax.lax.cond(classes > 0, categorical, lambda x: (no_code, x), value)
-        value = _done_to(at, b, n, node, value, w[:, None], rows)
+        value = _done_to(at, b, n, value, w[:, None], rows)
         mask = jnp.broadcast_to((w < W)[:, None], value.shape)
         triton.store(at["lanes"].at[b, n, jnp.minimum(w, W - 1)[:, None], rows[None, :]], value, mask=mask)
         triton.store(at["lanes"].at[b, n, W, rows], code)
@@ -422,28 +437,28 @@ def _nodes_of_a_tile(*refs: Any, names: tuple[str, ...], capacity: Capacity, int
     b = pl.program_id(0)
 
     def one_node(n: Array, _: None) -> None:
-        node = at.node(b, n)
+        kind, used, width = at.node(b, n, "kind", "used", "width")
         measures = at["tile"][b, _MEASURES] != 0
 
         def walk() -> None:
             kinds = {
-                NodeKind.EXOGENOUS: functools.partial(_exogenous, at, b, n, node),
-                NodeKind.GATHER: functools.partial(_gather, at, b, n, node),
-                NodeKind.MECHANISM: functools.partial(_mechanism, at, b, n, node, jnp.where(measures, capacity.width, node["width"])),
-                NodeKind.AGGREGATE: functools.partial(_aggregate, at, b, n, node),
+                NodeKind.EXOGENOUS: functools.partial(_exogenous, at, b, n),
+                NodeKind.GATHER: functools.partial(_gather, at, b, n),
+                NodeKind.MECHANISM: functools.partial(_mechanism, at, b, n, jnp.where(measures, capacity.width, width)),
+                NodeKind.AGGREGATE: functools.partial(_aggregate, at, b, n),
             }
-            jax.lax.switch(node["kind"], [kinds[kind] for kind in NodeKind])
+            jax.lax.switch(kind, [kinds[kind] for kind in NodeKind])
             at.wait()
 
             def measure() -> None:
-                _measure(at, b, n, node)
+                _measure(at, b, n)
                 at.wait()
 
             jax.lax.cond(measures, measure, lambda: None)
-            _finish(at, b, n, node)
+            _finish(at, b, n)
             at.wait()
 
-        jax.lax.cond(node["used"] != 0, walk, lambda: None)
+        jax.lax.cond(used != 0, walk, lambda: None)
 
     jax.lax.fori_loop(0, at["tile"][b, _NODES], one_node, None)
 
