@@ -200,5 +200,6 @@ def combine_edges(
         y = jax.lax.cond(jnp.any(has_layers & present), through_layers, as_they_are, None)
         return _fold(combine, total, y, _unpack(row)["scale"], present, any_soft)
 
-    total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], (start.shape[0], capacity.width, TILE)))
+    shape = (start.shape[0], capacity.width, TILE)
+    total = loop(0, jnp.max(count), capacity.nodes, one_edge, jnp.broadcast_to(begin[:, None, None], shape))
     return jnp.where((count > 0)[:, None, None], total, 0.0)

@@ -49,7 +49,7 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["State", "walk"]
+__all__ = ["State", "tile_inputs", "walk"]
 
 _NODE_FIELDS = ("kind", "used", "width", "classes", "combine", "noise", "law", "spread")
 _TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
@@ -115,6 +115,60 @@ def _observe(
     return jnp.where(missing, 0.0, values), missing
 
 
+def tile_inputs(
+    key: Array,
+    schema: Schema,
+    links: Links,
+    scm: SCM,
+    edges: Packed,
+    interventions: Interventions,
+    capacity: Capacity,
+    exports: Array,
+    aggregates: Array,
+    j: Array,
+    out_tile: Array,
+    first_pass: Array,
+    streams: bool,
+    all_nodes: bool,
+    database: Array | None,
+) -> tuple[Schema, SCM, Context]:
+    """What one tile in every database, or lane, is computed from. Arguments as `_step`'s; ``all_nodes``: unused ones too."""
+    if database is not None:
+        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], (key, schema, links.key, scm, interventions))
+        links = dataclasses.replace(links, key=link_key)
+    tile = jax.vmap(tile_at, (0, None if database is None else 0))(schema, j)
+    position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
+    if streams:
+        parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
+    else:
+        parent_row = rows_at(links.parent_row, database, position)
+    table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
+    time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
+    nodes = {name: at_own(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
+    nodes |= {name: at_own(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
+    every = at_own(scm.node_count, tile.table)
+    node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
+    count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
+    nodes["used"] = (nodes["used"] | all_nodes) & (node < count[:, None])
+    context = Context(
+        database=database,
+        noise_key=named_key(key[:, None], table_id[:, None], node),
+        weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
+        link_key=links.key,
+        tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated),
+        time=time,
+        moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
+        position=position,
+        parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
+        nodes=nodes,
+        edges=edges,
+        exports=exports,
+        aggregates=aggregates,
+        interventions=interventions,
+    )
+    return schema, scm, context
+
+
 def _step(
     key: Array,
     schema: Schema,
@@ -136,62 +190,46 @@ def _step(
     In the first pass without the nodes that need aggregates. ``streams``: the links are those of the tiles of the outputs.
     ``database``: i32[B], whose tile each lane computes, ``j`` then being i32[B] too; None: its own.
     """
-    if database is not None:
-        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], (key, schema, links.key, scm, interventions))
-        links = dataclasses.replace(links, key=link_key)
-    tile = jax.vmap(tile_at, (0, None if database is None else 0))(schema, j)
-    position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
-    if streams:
-        parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
-    else:
-        parent_row = rows_at(links.parent_row, database, position)
-    table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
-    time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
-    nodes = {name: at_own(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
-    nodes |= {name: at_own(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
-    every = at_own(scm.node_count, tile.table)
-    node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
-    count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
-    nodes["used"] = (nodes["used"] | (state.signals.shape[1] > 0)) & (node < count[:, None])  # who asks for signals asks for all nodes
-    context = Context(
-        database=database,
-        noise_key=named_key(key[:, None], table_id[:, None], node),
-        weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
-        link_key=links.key,
-        tile=tile,
-        time=time,
-        moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
-        position=position,
-        parent_row=jnp.where(tile.real[:, None], parent_row, jnp.int32(NO_ROW)),
-        nodes=nodes,
-        edges=edges,
-        exports=state.exports,
-        aggregates=state.aggregates,
-        interventions=interventions,
+    schema, scm, context = tile_inputs(
+        key,
+        schema,
+        links,
+        scm,
+        edges,
+        interventions,
+        capacity,
+        state.exports,
+        state.aggregates,
+        j,
+        out_tile,
+        first_pass,
+        streams,
+        state.signals.shape[1] > 0,  # who asks for signals asks for all nodes
+        database,
     )
-    context = dataclasses.replace(context, tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated))
+    tile = context.tile
     carry = state.lanes, state.signals, *(of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
     lanes, signals, shift, scale = walk_nodes(schema, context, carry, capacity, loop)
 
-    seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, context.tile, lanes)
+    seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, tile, lanes)
     own_table = at_own(scm.column_marginal, tile.table), at_own(scm.column_driver, tile.table)
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
     any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
     own_cut = jnp.where(in_use, at_own(scm.column_cut, tile.table), NO_CUT)
     any_cut = jnp.any(own_cut != NO_CUT)
-    measures = context.tile.measures
+    measures = tile.measures
     knots = of_lane(state.column_knots, database, tile.table)
     ranked = any_marginal | any_driver | any_cut
-    measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, context.tile.real), lambda: knots)
+    measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, tile.real), lambda: knots)
     knots = jnp.where(measures[:, None, None], measured, knots)
     score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
     most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), at_own(schema.column_classes, tile.table), 0))
     any_permuted = jnp.any((own_cut != NO_CUT) & (at_own(scm.column_order, tile.table) == LabelOrder.PERMUTED))
     cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))
-    seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, context.tile, seen, score, knots), lambda: seen)
+    seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, tile, seen, score, knots), lambda: seen)
     observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
-    values, missing = observe(schema, scm, context.tile, seen, score, any_marginal, any_driver)
-    exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, nodes["export_node"])
+    values, missing = observe(schema, scm, tile, seen, score, any_marginal, any_driver)
+    exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, context.nodes["export_node"])
     return dataclasses.replace(
         state,
         exports=write_tile(state.exports, exported, database, j),
@@ -200,9 +238,9 @@ def _step(
         column_knots=_put(state.column_knots, context, knots),
         node_shift=_put(state.node_shift, context, shift),
         node_scale=_put(state.node_scale, context, scale),
-        values=write_tile(state.values, jnp.where(context.tile.is_pilot[:, None, None], 0.0, values), database, out_tile),
+        values=write_tile(state.values, jnp.where(tile.is_pilot[:, None, None], 0.0, values), database, out_tile),
         missing=write_tile(state.missing, missing | tile.is_pilot[:, None, None], database, out_tile),
-        time=write_tile(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], time, 0), database, out_tile),
+        time=write_tile(state.time, jnp.where(tile.real & ~tile.is_pilot[:, None], context.time, 0), database, out_tile),
         told=tuple(write_tile(out, x, database, out_tile) for out, x in zip(state.told, (lanes, signals), strict=False)),
     )
 

@@ -372,7 +372,7 @@ def _measure(at: _Arrays, b: Array, n: Array) -> None:
 
 def _done_to(at: _Arrays, b: Array, n: Array, value: Array, lane: Array | int, rows: Array) -> Array:
     """Lanes, numbered by ``lane``, after the interventions on the node; both broadcast to [lanes, rows]."""
-    ids = at["rows"][b, rows]
+    ids = at["rows"][b, rows] if value.ndim == 1 else at["rows"][b, rows][None, :]
 
     def one(i: Array, value: Array) -> Array:
         at_node, named, first, past = (at["done_integers"][b, n, i, j] for j in range(4))

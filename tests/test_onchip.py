@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,13 +13,29 @@ import pytest
 
 import jaxrel
 from jaxrel import onchip, random
-from jaxrel.edges import combine_edges, fits_on_chip, pack_edges
+from jaxrel.batching import quick_loop
+from jaxrel.edges import fits_on_chip, pack_edges
+from jaxrel.kernel import tile_inputs
+from jaxrel.links import sample_links
+from jaxrel.nodes import walk_nodes, with_traits
 from jaxrel.presets import Preset
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
-from jaxrel.types import TILE, Combine, Form
+from jaxrel.tiles import tile_count
+from jaxrel.types import (
+    AGGREGATES,
+    ALL_LANES,
+    CODE_LANE,
+    EXPORTS,
+    INTERVENTIONS,
+    NO_TABLE,
+    TILE,
+    Interventions,
+    NodeKind,
+    no_interventions,
+)
 
-B, POOL = 4, 32  # lanes, and databases whose edges they read
+B, POOL = 4, 16  # lanes, and databases whose tiles they compute
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -51,53 +68,101 @@ def lower(function: Any, *args: Any) -> str:
         return str(jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text())
 
 
-def scms(preset: Preset) -> Any:
-    """SCMs of the pool's databases."""
-    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.key(i)))(jnp.arange(POOL))
+def batch_of(preset: Preset, count: int) -> tuple[Any, Any]:
+    """Some databases of a preset, and their keys."""
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.key(i)))(jnp.arange(count))
+    capacity, prior = preset.capacity, preset.prior
 
-    def one(key: jax.Array) -> Any:
-        return sample_scm(key, preset.prior, sample_schema(key, preset.prior, preset.capacity), preset.capacity)
+    def structure(key: jax.Array) -> Any:
+        schema = sample_schema(key, prior, capacity)
+        return schema, sample_links(key, prior, schema, capacity), sample_scm(key, prior, schema, capacity)
 
-    return jax.vmap(one)(keys)
+    return keys, jax.vmap(structure)(keys)
+
+
+def doing(dice: np.random.Generator, tables: np.ndarray) -> Interventions:
+    """Interventions at random, of every sort."""
+    shape = (len(tables), INTERVENTIONS)
+    first = dice.integers(0, 300, shape)
+    return Interventions(
+        table=jnp.asarray(np.where(dice.random(shape) < 0.5, NO_TABLE, dice.integers(0, tables[:, None], shape)), jnp.int32),
+        node=jnp.asarray(dice.integers(0, 6, shape), jnp.int32),
+        lane=jnp.asarray(dice.choice([ALL_LANES, CODE_LANE, 0, 1], shape), jnp.int32),
+        scale=jnp.asarray(dice.choice([0.0, 1.0, 2.0], shape), jnp.float32),
+        shift=jnp.asarray(dice.choice([0.0, 1.0], shape), jnp.float32),
+        first_row=jnp.asarray(first, jnp.int32),
+        past_row=jnp.asarray(first + dice.integers(1, 1000, shape), jnp.int32),
+    )
+
+
+def unlike(kernel: np.ndarray, reference: np.ndarray) -> float:
+    """Share of values that differ by more than a thousandth of their lane's deviation."""
+    scale = reference.std(axis=-1, keepdims=True) + 1e-2
+    return float(np.mean(np.abs(kernel - reference) > 1e-3 * scale))
 
 
 @pytest.mark.parametrize("name", ["default", "tiny"])
-def test_edges_bring_the_same(name: str) -> None:
+def test_nodes_come_out_the_same(name: str) -> None:
     preset = jaxrel.presets.load(name)
     preset = preset.small or preset
-    capacity = preset.capacity
-    scm = jax.jit(lambda: scms(preset), compiler_options={"xla_backend_optimization_level": 0})()
+    capacity, dice = preset.capacity, np.random.default_rng(0)
     assert fits_on_chip(capacity)
-    edges, used = pack_edges(scm), np.asarray(scm.edge_start).max(axis=(1, 2))
-    dice = np.random.default_rng(0)
-    lanes = np.clip(dice.normal(size=(B, capacity.nodes, capacity.width + 1, TILE)), -3, 3).astype(np.float32)
-    lanes[:, :, -1] = np.round(np.abs(lanes[:, :, -1]) * 2)  # codes
+    keys, (schema, links, scm) = jax.jit(lambda: batch_of(preset, POOL), compiler_options={"xla_backend_optimization_level": 0})()
+    shape = (POOL, EXPORTS, capacity.width, capacity.rows)
+    exports = jnp.asarray(np.clip(dice.normal(size=shape), -3, 3), jnp.float32)
+    aggregates = jnp.asarray(np.clip(dice.normal(size=(POOL, AGGREGATES, *shape[2:])), -3, 3), jnp.float32)
+    edges = pack_edges(scm)
 
-    @jax.jit
-    def both(*args: jax.Array) -> tuple[jax.Array, jax.Array]:
-        database, start, count, combine = args
-        at_hand = edges, database, jnp.asarray(lanes), start, count, combine, capacity
-        return combine_edges(*at_hand), onchip.combine_on_chip(*at_hand, interpret=True)
+    @functools.partial(jax.jit, static_argnames="calibrated")
+    def both(database: jax.Array, j: jax.Array, done: Interventions, given: jax.Array, calibrated: bool) -> Any:
+        own = dataclasses.replace(scm, calibrated=jnp.full(POOL, calibrated))
+        inputs = schema, links, own, edges, done, capacity, exports, aggregates, j, j
+        its_schema, its_scm, context = tile_inputs(keys, *inputs, jnp.asarray(False), False, False, database)
+        shift, scale = given[0] * jnp.ones_like(its_scm.node_shift[:, 0]), given[1] * jnp.ones_like(its_scm.node_scale[:, 0])
+        lanes = jnp.zeros((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
+        signals = jnp.zeros((B, 0, capacity.width, TILE), jnp.float32)
+        lanes_, _, shift_, scale_ = walk_nodes(its_schema, context, (lanes, signals, shift, scale), capacity, quick_loop)
+        with_them = with_traits(its_schema, context, lanes)
+        kernel = onchip.walk_nodes_on_chip(its_schema, context, with_them, shift, scale, capacity, interpret=True)
+        return (lanes_, shift_, scale_), kernel, context.nodes["used"], context.nodes["kind"], context.tile.measures
 
-    form = np.where(np.arange(capacity.edges) < used[:, None], np.asarray(scm.edge_form), -1)
-    for trial in range(12):
-        of_form = np.argwhere(form == trial % len(Form))
-        database, start = of_form[dice.integers(0, len(of_form), B)].T
-        count = np.minimum(np.roll([0, 1, 2, 5], trial // len(Form)), used[database] - start)
-        combine = (np.arange(B) + trial) % len(Combine)
-        reference, kernel = map(np.asarray, both(*(jnp.asarray(x, jnp.int32) for x in (database, start, count, combine))))
-        assert np.all(kernel[count == 0] == 0)
-        scale = reference.std(axis=-1, keepdims=True) + 1e-2
-        assert np.max(np.abs(kernel - reference) / scale) < 1e-4
+    kinds = set[int]()
+    tables = np.asarray(schema.table_count)
+    used_tiles = np.asarray(jax.vmap(tile_count)(schema))
+    done = doing(dice, tables)
+    for trial in range(8):
+        database = dice.integers(0, POOL, B)
+        first = np.asarray(schema.row_offset)[database, dice.integers(0, tables[database])] // TILE
+        j = first if trial % 2 else dice.integers(0, used_tiles[database])
+        calibrated = trial in (2, 5)
+        given = jnp.asarray([0.1, 0.7], jnp.float32)
+        at = jnp.asarray(database, jnp.int32), jnp.asarray(j, jnp.int32), done, given
+        reference, kernel, used, kind, measures = jax.tree.map(np.asarray, both(*at, calibrated))
+        assert unlike(kernel[0][used], reference[0][used]) < 1e-4
+        for a, b in zip(kernel[1:], reference[1:], strict=True):
+            np.testing.assert_allclose(a[used], b[used], rtol=1e-4, atol=1e-5)
+        kinds |= set(kind[used].tolist())
+        assert not (calibrated and measures.any())
+    assert kinds == {int(kind) for kind in NodeKind}
 
 
 @pytest.mark.parametrize("name", ["default", "tiny", "plurel"])
 def test_kernels_are_made_for_gpus(name: str) -> None:
     preset = jaxrel.presets.load(name)
     capacity = preset.capacity
-    edges = jax.eval_shape(lambda: pack_edges(scms(preset)))
-    lanes = jax.ShapeDtypeStruct((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
+
+    def walk(j: jax.Array) -> Any:
+        keys, (schema, links, scm) = batch_of(preset, B)
+        exports = jnp.zeros((B, EXPORTS, capacity.width, capacity.rows), jnp.float32)
+        aggregates = jnp.zeros((B, AGGREGATES, capacity.width, capacity.rows), jnp.float32)
+        done = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (B, *x.shape)), no_interventions())
+        inputs = schema, links, scm, pack_edges(scm), done, capacity, exports, aggregates, j, j, jnp.asarray(False), False, False, j
+        its_schema, its_scm, context = tile_inputs(keys, *inputs)
+        lanes = jnp.zeros((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
+        return its_schema, context, lanes, its_scm.node_shift[:, 0], its_scm.node_scale[:, 0]
+
     i = jax.ShapeDtypeStruct((B,), jnp.int32)
-    assert "triton" in lower(functools.partial(onchip.combine_on_chip, capacity=capacity), edges, i, lanes, i, i, i)
+    assert fits_on_chip(capacity)
+    assert "triton" in lower(functools.partial(onchip.walk_nodes_on_chip, capacity=capacity), *jax.eval_shape(walk, i))
     words = jax.ShapeDtypeStruct((B, 1000), jnp.uint32)
     assert "triton" in lower(functools.partial(onchip.walk_on_chip, backwards=True), *[words] * 5)
