@@ -69,34 +69,26 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     """
     W = lanes.shape[2] - 1
     edge = _unpack(row)
-    any_tied = jnp.any((edge["form"] != Form.DENSE) & present)
 
-    def first(W: int) -> tuple[Array, Array]:
-        draw = jax.vmap(functools.partial(first_weights, W=W, H=H))
-        dense = draw(edge["key"], edge["width"], edge["density"], edge["gain"], edge["bias"])
+    draw = jax.vmap(functools.partial(first_weights, W=W, H=H))
+    dense = draw(edge["key"], edge["width"], edge["density"], edge["gain"], edge["bias"])
 
-        def tied(dense: tuple[Array, Array]) -> tuple[Array, Array]:
-            tie = jax.vmap(functools.partial(tied_weights, W=W, H=H))
-            return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense, jax.vmap(swapped)(dense[0]))
+    def tied(dense: tuple[Array, Array]) -> tuple[Array, Array]:
+        tie = jax.vmap(functools.partial(tied_weights, W=W, H=H))
+        return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense, jax.vmap(swapped)(dense[0]))
 
-        return jax.lax.cond(any_tied, tied, lambda x: x, dense)
+    weights, bias = jax.lax.cond(jnp.any((edge["form"] != Form.DENSE) & present), tied, lambda x: x, dense)
 
-    def of_one(_: None) -> tuple[Array, Array]:  # every edge of the batch reads one lane: no matrix product
-        weights, bias = first(1)
+    def of_one(_: None) -> Array:  # every edge of the batch reads one lane: no matrix product
         lane = jnp.where(edge["lane"] == CODE_LANE, W, jnp.maximum(edge["lane"], 0))
         x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], lane)
-        return weights * x[:, None, :], bias
+        return weights[:, :, :1] * x[:, None, :]
 
-    def of_all(_: None) -> tuple[Array, Array]:
-        weights, bias = first(W)
+    def of_all(_: None) -> Array:
         z = product("bhw,bwr->bhr", weights, _of(lanes, edge["parent"]))
-        if z.shape[0] == 1:
-            return z, bias
-        one, its_bias = of_one(None)
-        reads_all = edge["lane"] == ALL_LANES
-        return jnp.where(reads_all[:, None, None], z, one), jnp.where(reads_all[:, None], bias, its_bias)
+        return z if z.shape[0] == 1 else jnp.where((edge["lane"] == ALL_LANES)[:, None, None], z, of_one(None))
 
-    z, bias = jax.lax.cond(jnp.any((edge["lane"] == ALL_LANES) & present), of_all, of_one, None)
+    z = jax.lax.cond(jnp.any((edge["lane"] == ALL_LANES) & present), of_all, of_one, None)
     code = edge["activation"][:, 0]
     h = activate(z, bias, code, present)
     any_group = jnp.any((edge["depth"] > 0) & present)

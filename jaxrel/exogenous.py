@@ -126,10 +126,15 @@ def interpolate(z: Array, knots: Callable[[Array], Array]) -> Array:
 
 def _autoregress(innovations: Array, rho: Array) -> Array:
     """Unit-variance AR(1) by doubling: f32[..., runs, 2 SEGMENT] innovations → the last SEGMENT values of each run."""
-    x, factor, step = innovations, rho, 1
-    while step < SEGMENT:
-        x = x + factor * jnp.concatenate([jnp.zeros_like(x[..., :step]), x[..., :-step]], axis=-1)
-        factor, step = factor * factor, step * 2
+    none = jnp.zeros_like(innovations[..., :SEGMENT])
+
+    def double(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:  # a loop: unrolled, XLA draws anew in every step
+        x, factor = state
+        step = jnp.int32(1) << level
+        sooner = jax.lax.dynamic_slice_in_dim(jnp.concatenate([none, x], axis=-1), SEGMENT - step, x.shape[-1], axis=-1)
+        return x + factor * sooner, factor * factor
+
+    x, _ = jax.lax.fori_loop(0, SEGMENT.bit_length() - 1, double, (innovations, rho))
     return x[..., SEGMENT:] * jnp.sqrt(1.0 - rho * rho)
 
 
