@@ -27,7 +27,7 @@ from jaxrel.degrees import degree_weight, parent_weight
 from jaxrel.random import below, mulhi, named_key, row_bits, row_pair, running_sum
 from jaxrel.types import CLUSTERS, LEVELS, NO_TABLE, TILE, Capacity, LinkLaw, Links, Schema
 
-__all__ = ["KeyTables", "Rare", "cluster_rows", "empty_tables", "halve", "key_stream", "key_tables"]
+__all__ = ["KeyTables", "Rare", "cluster_rows", "empty_tables", "halve", "key_streams", "key_tables"]
 
 _BASE = CLUSTERS**LEVELS  # base clusters, most
 _PLACE, _ANYONE = 17, 20  # lanes of a child row's words; 0…LEVELS - 1 are the levels, 19 `jaxrel.dealing`'s, others `jaxrel.links`'s
@@ -53,9 +53,9 @@ class Rare:
     trait: Array  # bool[], the trait law
 
 
-def key_stream(links: Links, schema: Schema, table: Array) -> Array:
-    """u32[K, 2]: the stream of each key of a table."""
-    return named_key(links.key, schema.table_id[table], schema.fk_id[table])
+def key_streams(links: Links, schema: Schema) -> Array:
+    """u32[T, K, 2]: the stream of each key."""
+    return named_key(links.key, schema.table_id[:, None], schema.fk_id)
 
 
 def _cluster_index(digit_counts: Array, rows_of_side: Array) -> tuple[Array, Array]:
@@ -121,7 +121,7 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dea
 
 
 def key_tables(
-    schema: Schema, links: Links, capacity: Capacity, table: Array, tiles: Array, keys: Array, rare: Rare, old: KeyTables
+    schema: Schema, links: Links, capacity: Capacity, table: Array, streams: Array, tiles: Array, keys: Array, rare: Rare, old: KeyTables
 ) -> KeyTables:
     """Build the tables of the cluster and degree laws for every key of one table.
 
@@ -130,12 +130,12 @@ def key_tables(
         links: one database's link laws; ``parent_row`` is not read.
         capacity: static sizes.
         table: i32[], the child table.
+        streams: u32[K, 2], of its keys.
         tiles: i32[], most tiles of a parent (a trip count).
         keys: i32[], most keys in use (a trip count).
         rare: what some key needs.
         old: tables whose memory is reused.
     """
-    streams = key_stream(links, schema, table)
 
     def one_key(k: Array, tables: KeyTables) -> KeyTables:
         parent = schema.fk_parent[table, k]

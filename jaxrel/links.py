@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.batching import batched
-from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, key_stream, key_tables
+from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, key_streams, key_tables
 from jaxrel.dealing import existing_rows, is_dealt
 from jaxrel.degrees import child_point, degree_laws, means_of
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
@@ -47,13 +47,12 @@ def _degree_rows(
 
 
 def _constrained_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, own: Array, rows: Array, drawn: Array, trips: Array
+    schema: Schema, tables: KeyTables, table: Array, own: Array, streams: Array, rows: Array, drawn: Array, trips: Array
 ) -> Array:
     """i32[B, K, rows]: links of a batch's tiles with those of the slot and degree laws put in where they are not null.
 
     Both walk a keyed bijection, the dearest draw of a row, so keys that no database of the batch needs are passed over.
     """
-    streams = jax.vmap(key_stream)(links, schema, table)
     law = jax.vmap(lambda x, t: x[t])(schema.fk_law, table)
 
     def one_key(k: Array, out: Array) -> Array:
@@ -74,7 +73,15 @@ def _constrained_rows(
 
 
 def _draw_rows(
-    schema: Schema, links: Links, tables: KeyTables, table: Array, own: Array, rows: Array, exist: Array, trips: Array
+    schema: Schema,
+    links: Links,
+    tables: KeyTables,
+    table: Array,
+    own: Array,
+    streams: Array,
+    rows: Array,
+    exist: Array,
+    trips: Array,
 ) -> Array:
     """The row function of links: parents of some rows of one table, by the cluster and tree laws.
 
@@ -84,6 +91,7 @@ def _draw_rows(
         tables: `key_tables` of the tables at hand of a batch, keys of all databases on one axis.
         table: i32[], the child table.
         own: i32[], the place of its first key on that axis.
+        streams: u32[K, 2], of its keys.
         rows: i32[rows], row ids.
         exist: i32[K, 2, rows], `existing_rows`.
         trips: i32[5], trip counts: levels, halvings of blocks, halvings of rows, keys; 1 if any key of the batch depends on the time.
@@ -91,7 +99,6 @@ def _draw_rows(
     Returns:
         i32[K, rows], row in the parent table or NO_ROW.
     """
-    streams = key_stream(links, schema, table)
 
     def one_key(k: Array, out: Array) -> Array:
         parent = schema.fk_parent[table, k]
@@ -149,21 +156,20 @@ def _of_tables(needs: _Needs, schema: Schema, table: Array) -> _Needs:
     return dataclasses.replace(needs, most_tiles=jnp.max(tiles_of(rows)), trips=needs.trips.at[3].set(keys))
 
 
-def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, tile: Tile, needs: _Needs) -> Array:
-    """i32[B, K, TILE]: parents of the rows of one tile in each lane, whose ``tables`` start at ``own``, i32[B]."""
+def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, streams: Array, tile: Tile, needs: _Needs) -> Array:
+    """i32[B, K, TILE]: parents of the rows of one tile in each lane. ``tables``, ``own``: as `_draw_rows`; ``streams``: u32[B, K, 2]."""
     trips, rare = needs.trips, needs.rare
 
     def existing(_: Array) -> Array:
-        streams = jax.vmap(key_stream)(links, schema, tile.table)
         return jax.vmap(existing_rows, (0, 0, 0, 0, 0, None))(schema, links, streams, tile.table, tile.rows, trips[3])
 
     nobody_asks = jnp.zeros((own.shape[0], schema.fk_parent.shape[2], 2, TILE), jnp.int32)
     exist = jax.lax.cond(trips[4] > 0, existing, lambda x: x, nobody_asks)
-    draw = jax.vmap(_draw_rows, (0, 0, None, 0, 0, 0, 0, None))
-    rows = draw(schema, links, tables, tile.table, own, tile.rows, exist, trips)
+    draw = jax.vmap(_draw_rows, (0, 0, None, 0, 0, 0, 0, 0, None))
+    rows = draw(schema, links, tables, tile.table, own, streams, tile.rows, exist, trips)
 
     def constrain(drawn: Array) -> Array:
-        return _constrained_rows(schema, links, tables, tile.table, own, tile.rows, drawn, trips)
+        return _constrained_rows(schema, tables, tile.table, own, streams, tile.rows, drawn, trips)
 
     def with_traits(rows: Array) -> Array:
         def of_table(x: Array) -> Array:  # [B, T, K] → [B, K, 1], the table at hand
@@ -171,7 +177,6 @@ def _tile_links(schema: Schema, links: Links, tables: KeyTables, own: Array, til
 
         parent = of_table(schema.fk_parent)
         count = jnp.take_along_axis(schema.row_count[:, :, None], jnp.maximum(parent, 0), axis=1)
-        streams = jax.vmap(key_stream)(links, schema, tile.table)
         by_trait = of_table(schema.fk_law) == LinkLaw.TRAIT
         alike = trait_parents(streams[:, :, None], of_table(links.strength), tile.rows[:, None], jnp.where(by_trait, count, 1))
         return jnp.where(by_trait & (rows != NO_ROW), alike, rows)
@@ -202,12 +207,13 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) ->
         out = jnp.full((batch, keys, tiles * TILE), NO_ROW, jnp.int32)
         tables = before or jax.tree.map(lambda x: jnp.broadcast_to(x[None], (batch, *x.shape)), empty_tables(capacity))
         place = jnp.arange(batch, dtype=jnp.int32) * keys
+        every_stream = jax.vmap(key_streams)(links, schema)
 
         def build(needs: _Needs, table: Array, tables: KeyTables) -> KeyTables:
-            def one(schema: Schema, links: Links, table: Array, old: KeyTables) -> KeyTables:
-                return key_tables(schema, links, capacity, table, needs.most_tiles, needs.trips[3], needs.rare, old)
+            def one(schema: Schema, links: Links, table: Array, streams: Array, old: KeyTables) -> KeyTables:
+                return key_tables(schema, links, capacity, table, streams, needs.most_tiles, needs.trips[3], needs.rare, old)
 
-            return jax.vmap(one)(schema, links, table, tables)
+            return jax.vmap(one)(schema, links, table, at_own(every_stream, table), tables)
 
         def in_step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
             out, tables = state
@@ -219,7 +225,7 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) ->
                 return jax.tree.map(lambda a, b: jnp.where(enters.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, tables)
 
             tables = jax.lax.cond(jnp.any(enters), entered, lambda x: x, tables)
-            rows = _tile_links(schema, links, _flat(tables), place, tile, now)
+            rows = _tile_links(schema, links, _flat(tables), place, at_own(every_stream, tile.table), tile, now)
             shown = tile.real if streams else tile.real & ~tile.is_pilot[:, None]
             rows = jnp.where(shown[:, None, :], rows, jnp.int32(NO_ROW))
             return write_tile(out, rows, None, i), tables
@@ -238,7 +244,8 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) ->
             tables = jax.lax.cond(work.is_first, functools.partial(build, now, jnp.full(batch, work.wave)), lambda x: x, tables)
             its_schema, its_links = jax.tree.map(lambda x: x[work.database], (schema, links))
             tile = jax.vmap(tile_at)(its_schema, work.tile)
-            rows = _tile_links(its_schema, its_links, _flat(tables), work.database * keys, tile, now)
+            streams = every_stream[work.database, tile.table]
+            rows = _tile_links(its_schema, its_links, _flat(tables), work.database * keys, streams, tile, now)
             rows = jnp.where(tile.real[:, None, :], rows, jnp.int32(NO_ROW))
             return write_tile(out, rows, work.database, work.tile), tables
 

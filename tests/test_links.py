@@ -18,7 +18,7 @@ import pytest
 from sampled import databases, digest, each, tables
 from scipy import stats
 
-from jaxrel.clusters import KeyTables, Rare, empty_tables, key_tables
+from jaxrel.clusters import KeyTables, Rare, empty_tables, key_streams, key_tables
 from jaxrel.degrees import parent_weight
 from jaxrel.links import _walk, link_rows
 from jaxrel.random import named_key
@@ -238,7 +238,8 @@ def samplers(n: int, made: list[Link]) -> tuple[list[Sampler], list[np.ndarray],
     schema, links, capacity = build((n, 1000), made, int(tiles_of(n)) + 3)
 
     def build_tables(schema: Schema, links: Links) -> KeyTables:
-        return key_tables(schema, links, capacity, jnp.int32(1), tiles_of(jnp.int32(n)), jnp.int32(K), RARE, empty_tables(capacity))
+        table, streams = jnp.int32(1), key_streams(links, schema)[1]
+        return key_tables(schema, links, capacity, table, streams, tiles_of(jnp.int32(n)), jnp.int32(K), RARE, empty_tables(capacity))
 
     tables = jax.device_get(jax.jit(build_tables)(schema, links))
     out, popularity = [], []
