@@ -104,7 +104,9 @@ def _by_turns(memory: _Memory, threads: int, cells: int, preset: Any, start: int
     return statistics.median(x for x, _ in pairs), statistics.median(x for _, x in pairs), ratio
 
 
-def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy: bool, rows: int | None) -> dict[str, Any]:
+def measure(
+    preset_name: str, repeats: int, batch: int, threads: int, with_numpy: bool, rows: int | None, with_files: bool
+) -> dict[str, Any]:
     """Figures of one preset, in this process, without any persistent compilation cache."""
     import jax
 
@@ -116,8 +118,12 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy
         preset = dataclasses.replace(preset, capacity=dataclasses.replace(preset.capacity, rows=rows))
     memory = _Memory(preset, repeats, batch)
     cold, _ = timed(memory.program, memory.first)
-    runs = [timed(memory.program, key) for key in memory.keys]
-    sizes = [(seconds, *rows_and_cells(db)) for seconds, db in runs]
+
+    def one_run(key: jax.Array) -> tuple[float, int, int]:  # what it made is let go of: a batch may fill the device
+        seconds, db = timed(memory.program, key)
+        return seconds, *rows_and_cells(db)
+
+    sizes = [one_run(key) for key in memory.keys]
     warm = statistics.median(seconds for seconds, _, _ in sizes)
     figures = {
         "preset": preset_name,
@@ -126,7 +132,8 @@ def measure(preset_name: str, repeats: int, batch: int, threads: int, with_numpy
         "cells_per_s": statistics.median(cells / seconds for seconds, _, cells in sizes),
         "rows_per_s": statistics.median(rows / seconds for seconds, rows, _ in sizes),
     }
-    del runs
+    if not with_files:
+        return figures
     figures["parquet_s"] = _seconds_to_disk([memory.one(key) for key in memory.singles[:3]])
     figures["peak_mib"] = peak_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     in_memory, to_parquet, ratio = _by_turns(memory, threads, sum(cells for _, _, cells in sizes), preset, batch, repeats * batch)
@@ -158,30 +165,37 @@ def _ratio(rate: float, peer: float | None) -> str:
 
 def report(setting: dict[str, Any], figures: list[dict[str, Any]]) -> str:
     """A table of all presets."""
-    head = ["preset", "compile s", "warm s", "cells/s", "rows/s", "cells/s, all threads", "÷ yardstick"]
-    head += ["to Parquet, cells/s", "÷ in memory", "Parquet s", "peak MiB", "÷ plurel, one process", "÷ plurel, all cores"]
-    head += ["÷ tabicl, one process"] if setting["tabicl_cells_per_s"] else []
-    head += ["÷ NumPy"] if "cells_per_s_numpy" in figures[0] else []
+    in_memory = "parquet_s" not in figures[0]
+    head = ["preset", "compile s", "warm s", "cells/s", "rows/s"]
+    if not in_memory:
+        head += ["cells/s, all threads", "÷ yardstick", "to Parquet, cells/s", "÷ in memory", "Parquet s", "peak MiB"]
+        head += ["÷ plurel, one process", "÷ plurel, all cores"]
+        head += ["÷ tabicl, one process"] if setting["tabicl_cells_per_s"] else []
+        head += ["÷ NumPy"] if "cells_per_s_numpy" in figures[0] else []
     lines = []
     for f in figures:
-        one, every, disk = f["cells_per_s"], f["cells_per_s_all_cores"], f["cells_per_s_to_parquet"]
+        one = f["cells_per_s"]
         values = {
             "preset": f["preset"],
             "compile s": f"{f['compile_s']:.1f}",
-            "warm s": f"{f['warm_s']:.3f}",
+            "warm s": f"{f['warm_s']:.4f}",
             "cells/s": f"{one:,.0f}",
             "rows/s": f"{f['rows_per_s']:,.0f}",
-            "cells/s, all threads": f"{every:,.0f}",
-            "÷ yardstick": f"{every / setting['yardstick_node_cells_per_s']:.3f}",
-            "to Parquet, cells/s": f"{disk:,.0f}",
-            "÷ in memory": f"{f['parquet_ratio']:.2f}",
-            "Parquet s": f"{f['parquet_s']:.3f}",
-            "peak MiB": f"{f['peak_mib']:,.0f}",
-            "÷ plurel, one process": _ratio(one, setting["plurel_cells_per_s"]),
-            "÷ plurel, all cores": _ratio(every, setting["plurel_cells_per_s_all_cores"]),
-            "÷ tabicl, one process": _ratio(one, setting["tabicl_cells_per_s"]),
-            "÷ NumPy": _ratio(one, f.get("cells_per_s_numpy")),
         }
+        if not in_memory:
+            every = f["cells_per_s_all_cores"]
+            values |= {
+                "cells/s, all threads": f"{every:,.0f}",
+                "÷ yardstick": f"{every / setting['yardstick_node_cells_per_s']:.3f}",
+                "to Parquet, cells/s": f"{f['cells_per_s_to_parquet']:,.0f}",
+                "÷ in memory": f"{f['parquet_ratio']:.2f}",
+                "Parquet s": f"{f['parquet_s']:.3f}",
+                "peak MiB": f"{f['peak_mib']:,.0f}",
+                "÷ plurel, one process": _ratio(one, setting["plurel_cells_per_s"]),
+                "÷ plurel, all cores": _ratio(every, setting["plurel_cells_per_s_all_cores"]),
+                "÷ tabicl, one process": _ratio(one, setting["tabicl_cells_per_s"]),
+                "÷ NumPy": _ratio(one, f.get("cells_per_s_numpy")),
+            }
         lines.append([values[name] for name in head])
     return table(head, lines)
 
@@ -193,6 +207,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=12, help="warm runs, each of another database; the median counts (default: 12)")
     parser.add_argument("--batch", type=int, default=1, help="databases side by side under vmap (default: 1)")
     parser.add_argument("--rows", type=int, help="rows of the capacity, where the preset's are more than the memory holds so often")
+    parser.add_argument("--in-memory", action="store_true", help="one batch at a time in memory alone, as it counts on an accelerator")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="databases at a time in the second figure (default: the cores)")
     parser.add_argument("--numpy", action="store_true", help="the kernel's work in plain NumPy too, on one core")
     parser.add_argument("--plurel-python", metavar="PATH", help="a Python that has plurel 1.1.0")
@@ -202,7 +217,8 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.repeats, arguments.batch, arguments.threads, arguments.numpy, arguments.rows)))
+        a = arguments
+        print(json.dumps(measure(a.one, a.repeats, a.batch, a.threads, a.numpy, a.rows, not a.in_memory)))
         return
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process holds the accelerator too, while each preset's runs
@@ -213,11 +229,14 @@ def main() -> None:
 
     device = jax.devices()[0]
     yardstick, processes = reference_rate(), len(cores())
-    plurel = _peer_rates("plurel", arguments.plurel_python, [str(arguments.plurel_databases)], processes)
-    tabicl = _peer_rates("tabicl", arguments.tabicl_python, ["9"], processes)
+    plurel = tabicl = None
+    if not arguments.in_memory:
+        plurel = _peer_rates("plurel", arguments.plurel_python, [str(arguments.plurel_databases)], processes)
+        tabicl = _peer_rates("tabicl", arguments.tabicl_python, ["9"], processes)
     flags = ["--repeats", str(arguments.repeats), "--batch", str(arguments.batch), "--threads", str(arguments.threads)]
     flags += ["--numpy"] if arguments.numpy else []
     flags += ["--rows", str(arguments.rows)] if arguments.rows else []
+    flags += ["--in-memory"] if arguments.in_memory else []
     names = arguments.presets or jaxrel.presets.names()
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # NumPy's; XLA takes no notice
     figures = [answers([sys.executable, __file__, "--one", name, *flags], one_thread)[0] for name in names]
@@ -237,10 +256,11 @@ def main() -> None:
         print(json.dumps({**setting, "presets": figures}, indent=1))
         return
     for name in ("plurel", "tabicl"):
-        if setting[f"{name}_cells_per_s"] is None:
+        if setting[f"{name}_cells_per_s"] is None and not arguments.in_memory:
             print(f"{name} is not installed: no figure; --help says how to install it, and --{name}-python where it is")
     print(", ".join(f"{key} {value:,.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in setting.items()))
-    print("One database at a time, and as many as there are threads; peers: one process of one thread, and one for each core.")
+    if not arguments.in_memory:
+        print("One database at a time, and as many as there are threads; peers: one process of one thread, and one for each core.")
     print(report(setting, figures))
 
 
