@@ -13,6 +13,8 @@ that both parents of a child lie in the same base cluster, each in its own table
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -22,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrel import struct
+from jaxrel.batching import by_platform
 from jaxrel.dealing import candidates, cluster_span, is_dealt, row_of
 from jaxrel.degrees import degree_weight, parent_weight
 from jaxrel.random import below, mulhi, named_key, row_bits, row_pair, running_sum
@@ -123,24 +126,41 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dea
 def key_tables(
     schema: Schema, links: Links, capacity: Capacity, table: Array, streams: Array, tiles: Array, keys: Array, rare: Rare, old: KeyTables
 ) -> KeyTables:
-    """Build the tables of the cluster and degree laws for every key of one table.
+    """Build the tables of the cluster and degree laws for every key of one table of each database.
 
     Args:
-        schema: one schema.
-        links: one database's link laws; ``parent_row`` is not read.
+        schema: leaves lead with B, as do those of the others but for ``tiles``, ``keys`` and ``rare``.
+        links: the link laws; ``parent_row`` is not read.
         capacity: static sizes.
-        table: i32[], the child table.
-        streams: u32[K, 2], of its keys.
+        table: i32[B], the child tables.
+        streams: u32[B, K, 2], of their keys.
         tiles: i32[], most tiles of a parent (a trip count).
         keys: i32[], most keys in use (a trip count).
         rare: what some key needs.
         old: tables whose memory is reused.
     """
 
+    def on_chip() -> KeyTables:
+        from jaxrel import onchip  # where there is a GPU
+
+        return onchip.weigh_on_chip(schema, links, table, streams, old)
+
+    def by_operators() -> KeyTables:
+        of_one = functools.partial(_weigh_parents, tiles=tiles, keys=keys, rare=rare)
+        return jax.vmap(of_one)(schema, links, table, streams, old=old)
+
+    weighed = by_operators() if table.shape[0] == 1 else by_platform(on_chip, by_operators)
+    choose = functools.partial(_choices, capacity=capacity, keys=keys)
+    return jax.vmap(choose)(schema, links, table, weighed)
+
+
+def _weigh_parents(
+    schema: Schema, links: Links, table: Array, streams: Array, tiles: Array, keys: Array, rare: Rare, old: KeyTables
+) -> KeyTables:
+    """Prefix, blocks and mass of the keys of one table."""
+
     def one_key(k: Array, tables: KeyTables) -> KeyTables:
-        parent = schema.fk_parent[table, k]
-        n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
-        dealt, clusters = is_dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
+        n, dealt, clusters = _parent_of(schema, links, table, k)
 
         def one_tile(j: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             prefix, blocks, before = state
@@ -158,15 +178,32 @@ def key_tables(
             return prefix, blocks, before + inclusive[-1]
 
         prefix, blocks, mass = jax.lax.fori_loop(0, tiles, one_tile, (tables.prefix, tables.blocks, jnp.uint32(0)))
-
-        def weight_below(row: Array) -> Array:
-            return jnp.where(row >= n, mass, prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
-
-        ends = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n, dealt)
-        put = jax.lax.dynamic_update_index_in_dim
-        return KeyTables(prefix=prefix, blocks=blocks, mass=put(tables.mass, mass, k, 0), ends=put(tables.ends, ends, k, 0))
+        mass = jax.lax.dynamic_update_index_in_dim(tables.mass, mass, k, 0)
+        return dataclasses.replace(tables, prefix=prefix, blocks=blocks, mass=mass)
 
     return jax.lax.fori_loop(0, keys, one_key, old)
+
+
+def _parent_of(schema: Schema, links: Links, table: Array, k: Array) -> tuple[Array, Array, Array]:
+    """Rows of the parent of one key, 0 where there is none; whether they are dealt; and into how many clusters."""
+    parent = schema.fk_parent[table, k]
+    n = jnp.where(parent == NO_TABLE, 0, schema.row_count[jnp.maximum(parent, 0)])
+    return n, is_dealt(schema, table)[k], jnp.prod(links.parent_clusters[table, k], dtype=jnp.int32)
+
+
+def _choices(schema: Schema, links: Links, table: Array, tables: KeyTables, capacity: Capacity, keys: Array) -> KeyTables:
+    """The tables with the choices of the keys of one table, of parents that are weighed."""
+
+    def one_key(k: Array, ends: Array) -> Array:
+        n, dealt, _ = _parent_of(schema, links, table, k)
+
+        def weight_below(row: Array) -> Array:
+            return jnp.where(row >= n, tables.mass[k], tables.prefix[k, jnp.clip(row, 0, capacity.rows - 1)])
+
+        found = _level_ends(weight_below, links.affinity[table, k], links.parent_clusters[table, k], n, dealt)
+        return jax.lax.dynamic_update_index_in_dim(ends, found, k, 0)
+
+    return dataclasses.replace(tables, ends=jax.lax.fori_loop(0, keys, one_key, tables.ends))
 
 
 def _cumulate(x: Array) -> Array:

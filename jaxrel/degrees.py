@@ -23,11 +23,11 @@ from jax import Array
 
 from jaxrel.draws import draw_choice
 from jaxrel.prior import LinkPrior
-from jaxrel.random import below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
+from jaxrel.random import Key, below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
 from jaxrel.registry import DEGREES as NAMES
 from jaxrel.types import DEGREES, Popularity
 
-__all__ = ["child_point", "degree_laws", "degree_weight", "means_of", "parent_weight"]
+__all__ = ["EDGES", "WEIGHTS", "child_point", "count_children", "degree_laws", "degree_weight", "means_of", "parent_weight", "weigh"]
 
 _UNIT = 256  # weight of a parent of popularity 1
 _FIRST = 1 << 26  # Zipf's weight of the most popular parent: with one unit at least for each of 2^30 rows, the sum is below 2^32
@@ -40,7 +40,7 @@ def _quantiles(quantile: Callable[[float], float]) -> np.ndarray:
 
 
 # Pareto's tail index is 2.5; the log-normal's sigma 1. Means of 427 and 422 units.
-_WEIGHTS = np.concatenate([_quantiles(lambda p: p ** (-1 / 2.5)), _quantiles(lambda p: math.exp(-statistics.NormalDist().inv_cdf(p)))])
+WEIGHTS = np.concatenate([_quantiles(lambda p: p ** (-1 / 2.5)), _quantiles(lambda p: math.exp(-statistics.NormalDist().inv_cdf(p)))])
 
 
 def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, rows: Array, any_zipf: Array) -> Array:
@@ -57,21 +57,46 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
     Returns:
         u32[...], 0 for inactive rows and past the last one; all of a table sum up to less than 2^32.
     """
+
+    def rank(size: Array) -> Array:
+        return index_permutation(named_key(stream, "popularity rank"), rows, size)
+
+    always = below(bits(stream, 0, "always"), n)
+    return weigh(stream, popularity, inactive, n, rows, any_zipf, always, rank, lambda place: jnp.asarray(WEIGHTS)[place])
+
+
+def weigh(
+    stream: Key,
+    popularity: Array,
+    inactive: Array,
+    n: Array,
+    rows: Array,
+    any_zipf: Array,
+    always: Array,
+    rank: Callable[[Array], Array],
+    weights: Callable[[Array], Array],
+) -> Array:
+    """`parent_weight`, of what it looks up.
+
+    Args:
+        always: i32[], the row that is always active.
+        rank: of i32[...], sizes of a domain, the rows' ranks in it by popularity.
+        weights: of u32[...], entries of `WEIGHTS`.
+    """
     word, activity = row_pair(stream, rows, "popularity")
     high, low = word >> 20, (word >> 8) & 0xFFF
-    place = jnp.where(high == 4095, low + 4096, high) + jnp.where(popularity == Popularity.LOGNORMAL, jnp.uint32(8192), jnp.uint32(0))
+    place = jnp.where(high == 4095, low + 4096, high) + (popularity == Popularity.LOGNORMAL).astype(jnp.uint32) * 8192
     # beyond 2^21 rows the unit shrinks: sums stay below 2^32
     shift = jnp.maximum(11 - jax.lax.clz(jnp.maximum(n, 1)), 0).astype(jnp.uint32)
     drawn = (popularity == Popularity.PARETO) | (popularity == Popularity.LOGNORMAL)
-    weight = jnp.where(drawn, jnp.maximum(jnp.asarray(_WEIGHTS)[place] >> shift, 1), jnp.uint32(1))
+    weight = jnp.where(drawn, jnp.maximum(weights(place) >> shift, 1), jnp.uint32(1))
 
     def ranked(weight: Array) -> Array:
         size = jnp.where((popularity == Popularity.ZIPF) & (rows < n), n, 1)  # nobody walks for a rank that is not read
-        rank = index_permutation(named_key(stream, "popularity rank"), rows, size).astype(jnp.uint32)
-        return jnp.where(popularity == Popularity.ZIPF, jnp.maximum(jnp.uint32(_FIRST) // (rank + 1), 1), weight)
+        by_rank = jnp.maximum(jnp.uint32(_FIRST) // (rank(size).astype(jnp.uint32) + 1), 1)
+        return jnp.where(popularity == Popularity.ZIPF, by_rank, weight)
 
     weight = jax.lax.cond(any_zipf, ranked, lambda x: x, weight)
-    always = below(bits(stream, 0, "always"), n)
     active = ~chance(activity, inactive) | (rows == always)
     return jnp.where(active & (rows < n), weight, jnp.uint32(0))
 
@@ -79,7 +104,7 @@ def parent_weight(stream: Array, popularity: Array, inactive: Array, n: Array, r
 # ---------------------------------------------------------------- degree laws
 
 _SINGLE = 64  # degrees below this one have a bucket each
-_EDGES = np.where(
+EDGES = np.where(
     np.arange(DEGREES + 1) < _SINGLE,
     np.arange(DEGREES + 1),
     np.round(_SINGLE * 2.0 ** ((np.arange(DEGREES + 1) - _SINGLE) / 8)),
@@ -95,7 +120,7 @@ _SELDOM = (100, 400, 1600)  # one parent in so many has children at all: a list 
 
 def _negative_binomial(size: float, mean: float) -> np.ndarray:
     """f64[degrees]: probabilities of 0, 1, …: of a sum of ``size`` geometric variables; below size 1 more uneven than one."""
-    d = np.arange(1, min(int(64 * mean) + 64, int(_EDGES[-1])))
+    d = np.arange(1, min(int(64 * mean) + 64, int(EDGES[-1])))
     none = size / (size + mean)
     first = np.sqrt(none) if size < 1 else np.prod([none] * int(size))
     return np.cumprod(np.append(first, (size + d - 1) / d * (mean / (size + mean))))
@@ -107,7 +132,7 @@ def _zipf(mean: float) -> np.ndarray:
     Means below 1.25 are a share of parents without children, beside Zipf's law of mean 1.25.
     """
     within = max(mean, 1.25)
-    degrees = np.arange(1, min(max(int(64 * within), 64), int(_EDGES[-1])), dtype=np.float64)
+    degrees = np.arange(1, min(max(int(64 * within), 64), int(EDGES[-1])), dtype=np.float64)
     p, power = np.ones_like(degrees), 1 / (degrees * degrees * degrees * degrees)
     for _ in range(30):  # the binary digits of s, from 4 down
         trial = p * power
@@ -119,12 +144,12 @@ def _zipf(mean: float) -> np.ndarray:
 
 @functools.cache
 def _ends() -> np.ndarray:
-    """u32[variant, mean, DEGREES - 1]: P(degree < _EDGES[j + 1]) in 2^-32."""
+    """u32[variant, mean, DEGREES - 1]: P(degree < EDGES[j + 1]) in 2^-32."""
     out = []
     for size in (size for sizes in _VARIANTS.values() for size in sizes):
         for mean in _MEANS.astype(np.float64):
             p = np.cumsum(_negative_binomial(size, mean) if size else _zipf(mean))
-            out.append(p[np.minimum(_EDGES[1:-1], len(p)) - 1] / p[-1])
+            out.append(p[np.minimum(EDGES[1:-1], len(p)) - 1] / p[-1])
     ends = np.minimum(np.round(np.array(out) * 2.0**32), 2.0**32 - 1).astype(np.uint32)
     return ends.reshape(-1, len(_MEANS), DEGREES - 1)
 
@@ -194,7 +219,7 @@ def _stretched(weight: Array, mean: Array) -> Array:
     # Both means are of parents that have children. The factor is kept in 2^-8, beyond what rounding moves; from it on, integers.
     stretch = jnp.clip(divide(jnp.maximum(divide(mean, some) - 0.5, 0.0625), jnp.maximum(own - 0.5, 0.0625)), 2**-8, 2**16)
     divisor = jnp.round(stretch * 256).astype(jnp.uint32)
-    edge = jnp.asarray((_EDGES[1:-1] - 1) * 256, jnp.uint32)
+    edge = jnp.asarray((EDGES[1:-1] - 1) * 256, jnp.uint32)
     at, part = (edge // divisor).astype(jnp.int32), _fraction(edge % divisor, divisor)
     low, high = (ends[jnp.minimum(at + step, weight.shape[0] - 1)] for step in (0, 1))
     return low + mulhi(high - low, part)
@@ -209,18 +234,31 @@ def degree_weight(stream: Array, ends: Array, n: Array, rows: Array) -> Array:
         n: i32[], rows of the parent table.
         rows: i32[...], row ids; those past the last have no children.
     """
+    always, edges = below(bits(stream, 0, "always"), n), jnp.asarray(EDGES)
+    return count_children(stream, n, rows, always, lambda i: ends[i], lambda i: edges[i])
+
+
+def count_children(
+    stream: Key, n: Array, rows: Array, always: Array, ends: Callable[[Array], Array], edges: Callable[[Array], Array]
+) -> Array:
+    """`degree_weight`, of what it looks up.
+
+    Args:
+        always: i32[], the row that has a child in any case.
+        ends: of i32[...], entries of the degree law.
+        edges: of i32[...], entries of `EDGES`.
+    """
     word, inside = row_pair(stream, rows, "degree")
 
     def halve(i: Array, low: Array) -> Array:  # the last bucket whose lower end is at most the word
         middle = low + (jnp.int32(DEGREES) >> (i + 1))
-        return jnp.where(ends[middle - 1] <= word, middle, low)
+        return jnp.where(ends(middle - 1) <= word, middle, low)
 
     bucket = jax.lax.fori_loop(0, DEGREES.bit_length() - 1, halve, jnp.zeros(rows.shape, jnp.int32))
-    edges = jnp.asarray(_EDGES)
-    degree = edges[bucket] + below(inside, edges[bucket + 1] - edges[bucket])
+    low = edges(bucket)
+    degree = low + below(inside, edges(bucket + 1) - low)
     all_ones = jnp.uint32(0xFFFFFFFF)
     most = jnp.where(n >= 1 << 27, all_ones // jnp.maximum(n, 1).astype(jnp.uint32), all_ones)  # a sum below 2^32
-    always = below(bits(stream, 0, "always"), n)
     degree = jnp.minimum(jnp.maximum(degree, (rows == always).astype(jnp.int32)).astype(jnp.uint32), most)
     return jnp.where(rows < n, degree, jnp.uint32(0))
 

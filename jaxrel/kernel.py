@@ -208,7 +208,8 @@ def _step(
         database,
     )
     tile = context.tile
-    carry = state.lanes, state.signals, *(of_lane(x, database, tile.table) for x in (state.node_shift, state.node_scale))
+    given = (of_lane(state.node_shift, database, tile.table), of_lane(state.node_scale, database, tile.table))
+    carry = state.lanes, state.signals, *given
     lanes, signals, shift, scale = walk_nodes(schema, context, carry, capacity, loop)
 
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, tile, lanes)

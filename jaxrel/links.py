@@ -210,10 +210,8 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) ->
         every_stream = jax.vmap(key_streams)(links, schema)
 
         def build(needs: _Needs, table: Array, tables: KeyTables) -> KeyTables:
-            def one(schema: Schema, links: Links, table: Array, streams: Array, old: KeyTables) -> KeyTables:
-                return key_tables(schema, links, capacity, table, streams, needs.most_tiles, needs.trips[3], needs.rare, old)
-
-            return jax.vmap(one)(schema, links, table, at_own(every_stream, table), tables)
+            streams = at_own(every_stream, table)
+            return key_tables(schema, links, capacity, table, streams, needs.most_tiles, needs.trips[3], needs.rare, tables)
 
         def in_step(i: Array, state: tuple[Array, KeyTables]) -> tuple[Array, KeyTables]:
             out, tables = state

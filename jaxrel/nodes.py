@@ -256,10 +256,10 @@ def walk_nodes(schema: Schema, context: Context, carry: Carry, capacity: Capacit
         return by_operators()
 
     def on_chip() -> Carry:
-        from jaxrel import onchip  # where there is a GPU
+        from jaxrel import onchip_nodes  # where there is a GPU
 
         lanes, signals, shift, scale = carry
-        lanes, shift, scale = onchip.walk_nodes_on_chip(schema, context, with_traits(schema, context, lanes), shift, scale, capacity)
+        lanes, shift, scale = onchip_nodes.walk_nodes_on_chip(schema, context, with_traits(schema, context, lanes), shift, scale, capacity)
         return lanes, signals, shift, scale
 
     walked: Carry = by_platform(on_chip, by_operators)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import jaxrel
-from jaxrel import onchip, random
+from jaxrel import onchip, onchip_nodes, random
 from jaxrel.batching import quick_loop
+from jaxrel.clusters import Rare, empty_tables, key_streams, key_tables
 from jaxrel.edges import fits_on_chip, pack_edges
 from jaxrel.kernel import tile_inputs
-from jaxrel.links import sample_links
+from jaxrel.lanes import at_own
+from jaxrel.links import sample_link_laws, sample_links
 from jaxrel.nodes import walk_nodes, with_traits
 from jaxrel.presets import Preset
 from jaxrel.schema import sample_schema
@@ -31,7 +33,9 @@ from jaxrel.types import (
     NO_TABLE,
     TILE,
     Interventions,
+    LinkLaw,
     NodeKind,
+    Popularity,
     no_interventions,
 )
 
@@ -123,7 +127,7 @@ def test_nodes_come_out_the_same(name: str) -> None:
         signals = jnp.zeros((B, 0, capacity.width, TILE), jnp.float32)
         lanes_, _, shift_, scale_ = walk_nodes(its_schema, context, (lanes, signals, shift, scale), capacity, quick_loop)
         with_them = with_traits(its_schema, context, lanes)
-        kernel = onchip.walk_nodes_on_chip(its_schema, context, with_them, shift, scale, capacity, interpret=True)
+        kernel = onchip_nodes.walk_nodes_on_chip(its_schema, context, with_them, shift, scale, capacity, interpret=True)
         return (lanes_, shift_, scale_), kernel, context.nodes["used"], context.nodes["kind"], context.tile.measures
 
     kinds = set[int]()
@@ -146,6 +150,45 @@ def test_nodes_come_out_the_same(name: str) -> None:
     assert kinds == {int(kind) for kind in NodeKind}
 
 
+@pytest.mark.parametrize("name", ["default", "tiny"])
+def test_parents_weigh_the_same(name: str) -> None:
+    preset = jaxrel.presets.load(name)
+    preset = preset.small or preset
+    capacity = preset.capacity
+    keys = jax.vmap(lambda i: jax.random.key_data(jax.random.key(i)))(jnp.arange(4 * POOL))
+
+    @jax.jit
+    def both(keys: jax.Array, table: jax.Array) -> Any:
+        def laws(key: jax.Array) -> Any:
+            schema = sample_schema(key, preset.prior, capacity)
+            return schema, sample_link_laws(key, preset.prior, schema, capacity)
+
+        schema, links = jax.vmap(laws)(keys)
+        popularity = (links.popularity + jnp.arange(len(keys))[:, None, None]) % len(Popularity)  # each of them
+        links = dataclasses.replace(links, popularity=jnp.where(schema.fk_parent == NO_TABLE, links.popularity, popularity))
+        schema = dataclasses.replace(schema, row_count=jnp.minimum(4 * schema.row_count, capacity.rows))  # tiles, and not one
+        old = jax.vmap(lambda _: empty_tables(capacity))(table)
+        streams = at_own(jax.vmap(key_streams)(links, schema), table)
+        rare = Rare(*(jnp.asarray(True),) * 4)
+        tiles, most = jnp.int32(capacity.tiles), jnp.int32(capacity.foreign_keys)
+        reference = key_tables(schema, links, capacity, table, streams, tiles, most, rare, old)
+        kernel = onchip.weigh_on_chip(schema, links, table, streams, old, interpret=True)
+        parent = at_own(schema.fk_parent, table)
+        rows = jnp.where(parent == NO_TABLE, 0, jnp.take_along_axis(schema.row_count, jnp.maximum(parent, 0), axis=1))
+        return reference, kernel, rows, at_own(schema.fk_law, table)
+
+    laws, most = set[int](), 0
+    for table in range(1, capacity.tables):
+        reference, kernel, rows, law = jax.tree.map(np.asarray, both(keys, jnp.full(len(keys), table, jnp.int32)))
+        np.testing.assert_array_equal(kernel.mass, np.where(rows > 0, reference.mass, 0))
+        exists = np.arange(capacity.rows) < rows[..., None]
+        np.testing.assert_array_equal(np.where(exists, kernel.prefix, 0), np.where(exists, reference.prefix, 0))
+        exists = np.arange(capacity.tiles) * TILE < rows[..., None]
+        np.testing.assert_array_equal(np.where(exists, kernel.blocks, 0), np.where(exists, reference.blocks, 0))
+        laws, most = laws | set(law[rows > 0].tolist()), max(most, rows.max())
+    assert LinkLaw.DEGREE in laws and most > 2 * TILE
+
+
 @pytest.mark.parametrize("name", ["default", "tiny", "plurel"])
 def test_kernels_are_made_for_gpus(name: str) -> None:
     preset = jaxrel.presets.load(name)
@@ -163,6 +206,9 @@ def test_kernels_are_made_for_gpus(name: str) -> None:
 
     i = jax.ShapeDtypeStruct((B,), jnp.int32)
     assert fits_on_chip(capacity)
-    assert "triton" in lower(functools.partial(onchip.walk_nodes_on_chip, capacity=capacity), *jax.eval_shape(walk, i))
+    assert "triton" in lower(functools.partial(onchip_nodes.walk_nodes_on_chip, capacity=capacity), *jax.eval_shape(walk, i))
+    shapes = jax.eval_shape(lambda: (*batch_of(preset, B)[1][:2], jax.vmap(lambda _: empty_tables(capacity))(jnp.arange(B))))
+    streams = jax.ShapeDtypeStruct((B, capacity.foreign_keys, 2), jnp.uint32)
+    assert "triton" in lower(onchip.weigh_on_chip, *shapes[:2], i, streams, shapes[2])
     words = jax.ShapeDtypeStruct((B, 1000), jnp.uint32)
     assert "triton" in lower(functools.partial(onchip.walk_on_chip, backwards=True), *[words] * 5)
