@@ -238,8 +238,10 @@ def samplers(n: int, made: list[Link]) -> tuple[list[Sampler], list[np.ndarray],
     schema, links, capacity = build((n, 1000), made, int(tiles_of(n)) + 3)
 
     def build_tables(schema: Schema, links: Links) -> KeyTables:
-        table, streams = jnp.int32(1), key_streams(links, schema)[1]
-        return key_tables(schema, links, capacity, table, streams, tiles_of(jnp.int32(n)), jnp.int32(K), RARE, empty_tables(capacity))
+        streams, tiles = key_streams(links, schema)[1], tiles_of(jnp.int32(n))
+        batch = jax.tree.map(lambda x: x[None], (schema, links, jnp.int32(1), streams, empty_tables(capacity)))
+        found = key_tables(*batch[:2], capacity, *batch[2:4], tiles, jnp.int32(K), RARE, batch[4])
+        return jax.tree.map(lambda x: x[0], found)
 
     tables = jax.device_get(jax.jit(build_tables)(schema, links))
     out, popularity = [], []
