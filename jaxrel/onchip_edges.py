@@ -110,6 +110,10 @@ class Arrays:
         rows = jnp.arange(self.rows, dtype=jnp.int32)
         return jax.lax.fori_loop(0, TILE // self.rows, lambda i, x: body(i * self.rows + rows, x), init)
 
+    def lanes_of(self, body: Callable[[Array], None], first: int = 0) -> None:
+        """``body(w)`` for one lane after another; a loop, since unrolled it would take minutes to compile where nodes are wide."""
+        jax.lax.fori_loop(first, self.capacity.width, lambda w, _: body(w), None)
+
     def node(self, b: Array, n: Array, *names: str) -> list[Any]:
         """Some fields of one node, read where they are asked for: what all of them are would fill the registers."""
         return [
@@ -220,7 +224,6 @@ def mechanism(at: Arrays, b: Array, n: Array, lanes_told: Array) -> None:
     jax.lax.fori_loop(0, edges, one_edge, None)
 
     def nothing(rows: Array, _: None) -> None:
-        for w in range(W):
-            triton.store(lanes.at[b, n, w, rows], jnp.zeros(rows.shape, jnp.float32))
+        at.lanes_of(lambda w: triton.store(lanes.at[b, n, w, rows], jnp.zeros(rows.shape, jnp.float32)))
 
     jax.lax.cond(edges == 0, lambda: at.blocks(nothing), lambda: None)

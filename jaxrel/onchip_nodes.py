@@ -96,8 +96,7 @@ def _exogenous(at: Arrays, b: Array, n: Array) -> None:
     jax.lax.cond(at.node(b, n, "is_trait")[0] == 0, draw, lambda: None)
 
     def blank(rows: Array, _: None) -> None:
-        for w in range(1, at.capacity.width):
-            triton.store(at["lanes"].at[b, n, w, rows], jnp.zeros(rows.shape, jnp.float32))
+        at.lanes_of(lambda w: triton.store(at["lanes"].at[b, n, w, rows], jnp.zeros(rows.shape, jnp.float32)), first=1)
 
     at.blocks(blank)
 
@@ -115,9 +114,12 @@ def _gather(at: Arrays, b: Array, n: Array) -> None:
         near = run * SEGMENT + jnp.clip(row - run * length, 0, SEGMENT - 1)
         inside = jnp.clip(jnp.where(is_pilot, near, row - first_row), 0, TILE - 1)
         from_tile = (is_self != 0) & (is_pilot | (row >= first_row))
-        for w in range(at.capacity.width):
+
+        def one_lane(w: Array) -> None:
             value = jnp.where(from_tile, lanes[b, node, w, inside], at["exports"][own, slot, w, place])
             triton.store(lanes.at[b, n, w, rows], jnp.where(row != NO_ROW, value, 0.0))
+
+        at.lanes_of(one_lane)
 
     at.blocks(block)
 
@@ -128,8 +130,7 @@ def _aggregate(at: Arrays, b: Array, n: Array) -> None:
 
     def block(rows: Array, _: None) -> None:
         place = jnp.clip(at["position"][b, rows], 0, at["aggregates"].shape[-1] - 1)
-        for w in range(at.capacity.width):
-            triton.store(at["lanes"].at[b, n, w, rows], at["aggregates"][own, slot, w, place])
+        at.lanes_of(lambda w: triton.store(at["lanes"].at[b, n, w, rows], at["aggregates"][own, slot, w, place]))
 
     at.blocks(block)
 
