@@ -14,7 +14,7 @@ from sampled import small
 from scipy import optimize, stats
 from test_links import KEY, RARE, TILES, Link, build, draw
 
-from jaxrel.degrees import _EDGES, _FIRST, _MEANS, _SELDOM, _VARIANTS, _ends, child_point, degree_laws, degree_weight, parent_weight
+from jaxrel.degrees import _FIRST, _MEANS, _SELDOM, _VARIANTS, EDGES, _ends, child_point, degree_laws, degree_weight, parent_weight
 from jaxrel.links import _walk, link_rows
 from jaxrel.prior import Weights
 from jaxrel.random import named_key
@@ -49,7 +49,7 @@ def below(law: np.ndarray) -> np.ndarray:
 
 def mean_of(law: np.ndarray) -> float:
     """Mean of a law, whose buckets are even inside."""
-    return float(np.diff(below(law), prepend=0.0) @ ((_EDGES[:-1] + _EDGES[1:] - 1) / 2))
+    return float(np.diff(below(law), prepend=0.0) @ ((EDGES[:-1] + EDGES[1:] - 1) / 2))
 
 
 def exact(size: float, mean: float) -> Any:
@@ -72,7 +72,7 @@ def exact(size: float, mean: float) -> Any:
 def test_tables_hold_the_distributions_that_they_are_named_after(mean: float) -> None:
     step = int(np.flatnonzero(_MEANS == mean)[0])
     for variant, size in enumerate(SIZES):
-        expected = exact(size, mean)(_EDGES[1:-1] - 1)
+        expected = exact(size, mean)(EDGES[1:-1] - 1)
         np.testing.assert_allclose(_ends()[variant, step] / 2.0**32, expected, atol=2e-4, err_msg=str(size))
 
 
@@ -94,7 +94,7 @@ def test_the_histogram_is_the_law_where_it_has_the_mean_and_stretched_keeps_its_
     stretch = (7 * own / (1 - p[0]) - 0.5) / (own / (1 - p[0]) - 0.5)
     for d in range(1, 16):  # the same quantiles, so many times further out
         edge = 1 + d * stretch
-        assert np.interp(edge, _EDGES[1:], below(wider)) == pytest.approx(p[: d + 1].sum(), abs=4e-3)  # even inside a bucket
+        assert np.interp(edge, EDGES[1:], below(wider)) == pytest.approx(p[: d + 1].sum(), abs=4e-3)  # even inside a bucket
 
 
 def test_few_parents_have_all_the_children() -> None:
@@ -116,7 +116,7 @@ def test_degrees_are_drawn_by_their_law() -> None:
     for name in DEGREES:
         for mean, law in zip((0.7, 5.0, 60.0), laws_of(name, [0.7, 5.0, 60.0]), strict=True):
             degree = np.asarray(draw_degrees(jnp.asarray(law)))
-            seen = np.bincount(np.searchsorted(_EDGES, degree, "right") - 1, minlength=len(_EDGES) - 1)
+            seen = np.bincount(np.searchsorted(EDGES, degree, "right") - 1, minlength=len(EDGES) - 1)
             expected = np.diff(below(law), prepend=0.0) * n
             few = expected < 5
             assert seen[few].sum() <= expected[few].sum() + 6 * np.sqrt(expected[few].sum()) + 5
@@ -129,7 +129,7 @@ def test_sums_stay_below_32_bits() -> None:
     assert heads + 2**30 < 2**32  # Zipf's weights of 2^30 rows: one unit beyond rank 2^26
     rows = jnp.arange(1000, dtype=jnp.int32)
     for bits in (27, 30):
-        nothing_small = jnp.zeros(len(_EDGES) - 2, jnp.uint32)  # every degree in the last bucket
+        nothing_small = jnp.zeros(len(EDGES) - 2, jnp.uint32)  # every degree in the last bucket
         most = np.asarray(degree_weight(KEY, nothing_small, jnp.int32(1 << bits), rows)).max()
         assert 1 <= most and int(most) << bits < 2**32
     points = child_point(KEY, rows, jnp.int32(1000), jnp.uint32(2**32 - 5))
@@ -198,7 +198,7 @@ def test_every_parent_gets_its_degree() -> None:
         if name == "nullable":
             assert abs(counts.sum() / children - 0.8) < 0.01
             continue
-        law = np.interp(np.arange(2000) + 1, np.append(0, _EDGES[1:]), np.append(0.0, below(laws[k])))
+        law = np.interp(np.arange(2000) + 1, np.append(0, EDGES[1:]), np.append(0.0, below(laws[k])))
         gap = np.abs(np.cumsum(np.bincount(counts, minlength=2000))[:2000] / n - law).max()
         assert gap < 0.03, (name, gap)  # of sampling 0.01, of the scale D / n the rest
         middle = counts[: n // 2].sum() / children
