@@ -189,6 +189,7 @@ def test_parents_weigh_the_same(name: str) -> None:
     assert LinkLaw.DEGREE in laws and most > 2 * TILE
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")  # JAX 0.12 says so when it lowers
 @pytest.mark.parametrize("name", ["default", "tiny", "plurel"])
 def test_kernels_are_made_for_gpus(name: str) -> None:
     preset = jaxrel.presets.load(name)
