@@ -143,7 +143,7 @@ def _fold(code: Array, total: Array, y: Array, scale: Array, present: Array, any
 
 
 def fits_on_chip(capacity: Capacity) -> bool:
-    """Whether `jaxrel.onchip` may do it: arrays there have powers of two as sizes, and groups of units must not be cut."""
+    """Whether `jaxrel.onchip_nodes` may do it: arrays there have powers of two as sizes, and groups of units must not be cut."""
     return capacity.hidden & (capacity.hidden - 1) == 0 and max(capacity.hidden, capacity.width) <= _MOST_ON_CHIP
 
 

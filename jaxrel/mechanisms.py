@@ -20,7 +20,7 @@ from jax import Array
 from jaxrel.draws import draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.families import SAMPLERS, Drawn
 from jaxrel.prior import SCMPrior
-from jaxrel.random import Key, chance, exp, log, normals, pair, row_bits, row_pair, sine, uniform
+from jaxrel.random import Key, chance, exp, log, nearest, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS
 from jaxrel.style import Style
 from jaxrel.types import DEEPEST, Capacity, Form
@@ -141,9 +141,6 @@ def activate_one(x: Array, bias: Array, found: Array, weight: Callable[[int], Ar
         weight: of i, column i of its row of `ACTIVATION_TABLE`, f32[].
     """
     x = weight(0) * x + (weight(0) * bias + weight(1))[:, None]
-
-    def nearest(x: Array) -> Array:  # Triton has no `round`
-        return jnp.floor(x + 0.5)
 
     branch = functools.partial(_combined, weight=weight, nearest=nearest)
     return jax.lax.switch(found, [functools.partial(branch, which=which) for which in range(_CLASSES)], x)

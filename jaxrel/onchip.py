@@ -22,7 +22,7 @@ from jaxrel.clusters import KeyTables
 from jaxrel.dealing import is_dealt, row_of
 from jaxrel.degrees import EDGES, WEIGHTS, count_children, weigh
 from jaxrel.lanes import at_own
-from jaxrel.random import below, bits, named_key, walk_cycles
+from jaxrel.random import below, bits, half_bits, named_key, walk_cycles
 from jaxrel.types import (
     NO_TABLE,
     TILE,
@@ -32,7 +32,7 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["as_word", "call_kernel", "walk_on_chip", "weigh_on_chip"]
+__all__ = ["as_integers", "as_word", "call_kernel", "walk_on_chip", "weigh_on_chip"]
 
 
 def call_kernel(
@@ -57,6 +57,11 @@ def call_kernel(
             compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
             interpret=interpret,
         )(*operands)
+
+
+def as_integers(x: Array) -> Array:
+    """Of words their bits, of others their value: i32[...], to lie side by side."""
+    return jax.lax.bitcast_convert_type(x, jnp.int32) if x.dtype == jnp.uint32 else x.astype(jnp.int32)
 
 
 def as_word(x: Array) -> Array:
@@ -146,11 +151,10 @@ def weigh_on_chip(schema: Schema, links: Links, table: Array, streams: Array, ol
         jax.vmap(is_dealt)(schema, table),
         jnp.prod(at_own(links.parent_clusters, table), axis=-1, dtype=jnp.int32),
         below(bits(streams, 0, "always"), n),
-        (33 - jax.lax.clz(jnp.maximum(n, 1) - 1)) >> 1,
+        half_bits(jnp.maximum(n, 1)),
         *(streams[..., 0], streams[..., 1], order[..., 0], order[..., 1]),
     ]
-    bitcast = jax.lax.bitcast_convert_type
-    integers = jnp.stack([bitcast(x, jnp.int32) if x.dtype == jnp.uint32 else x.astype(jnp.int32) for x in facts], axis=-1)
+    integers = jnp.stack([as_integers(x) for x in facts], axis=-1)
     looked_up = at_own(links.degree_ends, table), jnp.asarray(WEIGHTS), jnp.asarray(EDGES)
     shapes = [jax.ShapeDtypeStruct(x.shape, jnp.uint32) for x in (old.prefix, old.blocks, old.mass)]
     operands = integers, *looked_up, old.prefix, old.blocks

@@ -26,9 +26,10 @@ from jaxrel.mechanisms import (
 )
 from jaxrel.nodes import CLIP, FAINT, Context, is_dead
 from jaxrel.noise import noise_of, uneven
-from jaxrel.onchip import as_word, call_kernel
-from jaxrel.onchip_edges import DATABASE, IS_PILOT, MEASURES, NODE_INTEGERS, NODE_REALS, NODES, SERIES, Arrays, mechanism, nearest
-from jaxrel.random import normals, row_pair
+from jaxrel.onchip import as_integers, as_word, call_kernel
+from jaxrel.onchip_edges import mechanism
+from jaxrel.onchip_tile import DATABASE, IS_PILOT, MEASURES, NODE_INTEGERS, NODE_REALS, NODES, SERIES, Arrays
+from jaxrel.random import nearest, normals, row_pair
 from jaxrel.registry import NOISES
 from jaxrel.tiles import SEGMENT
 from jaxrel.types import (
@@ -283,12 +284,7 @@ def _fields(schema: Schema, context: Context, capacity: Capacity) -> tuple[Array
         "is_done_to": jnp.any(_done_at(context, capacity), axis=2),
     }
 
-    def as_integers(name: str) -> Array:
-        x = computed[name] if name in computed else nodes[name]
-        x = jax.lax.bitcast_convert_type(x, jnp.int32) if x.dtype == jnp.uint32 else x.astype(jnp.int32)
-        return jnp.broadcast_to(x, parent.shape)
-
-    integers = jnp.stack([as_integers(name) for name in NODE_INTEGERS], axis=-1)
+    integers = jnp.stack([jnp.broadcast_to(as_integers((nodes | computed)[name]), parent.shape) for name in NODE_INTEGERS], axis=-1)
     reals = jnp.stack([(nodes | {"begin": empty_fold(nodes["combine"])})[name] for name in NODE_REALS], axis=-1)
     return integers, jnp.concatenate([reals, nodes["noise_knots"]], axis=-1)
 

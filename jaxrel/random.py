@@ -36,6 +36,7 @@ __all__ = [
     "exact_root",
     "exp",
     "gumbel",
+    "half_bits",
     "host_key",
     "index_permutation",
     "inverse_permutation",
@@ -44,6 +45,7 @@ __all__ = [
     "mulhi",
     "name_id",
     "named_key",
+    "nearest",
     "normals",
     "pair",
     "reduce_key",
@@ -341,6 +343,16 @@ def log1p_exp(x: Array) -> Array:
     return above / (1.0 + x * (0.45293105 + x * (0.1777999 + x * (0.03289612 + x * 0.0098191751))))
 
 
+def nearest(x: Array) -> Array:
+    """The nearest integer of f32[...], half upwards, in operations that kernels of GPUs have; elsewhere ``jnp.round`` is one operation."""
+    return jnp.floor(x + 0.5)
+
+
+def half_bits(n: Array) -> Array:
+    """Half of the bits of n - 1, rounded up: what each side of the network of `index_permutation` holds; n is 1 at least."""
+    return (33 - jax.lax.clz(n - 1)) >> 1
+
+
 def sine(x: Array, nearest: Callable[[Array], Array] = jnp.round) -> Array:
     """sin x for f32[...], |x| ≤ 50, within 2·10⁻⁵, by a polynomial of the fraction of a turn. ``nearest``: how to round to an integer."""
     return sine_turns(x * jnp.float32(1 / (2 * np.pi)), nearest)
@@ -405,8 +417,7 @@ def _permute(key: Array, i: ArrayLike, n: ArrayLike, backwards: bool) -> Array:
     def by_operators(*args: Array) -> Array:
         return walk_cycles(*args, backwards=backwards)
 
-    half = (33 - jax.lax.clz(n - 1)) >> 1  # half of the bits of n - 1, rounded up
-    return by_platform(on_chip, by_operators, *_spread(key[..., 0], key[..., 1], i, n, half)).astype(jnp.int32)
+    return by_platform(on_chip, by_operators, *_spread(key[..., 0], key[..., 1], i, n, half_bits(n))).astype(jnp.int32)
 
 
 def walk_cycles(
@@ -419,7 +430,7 @@ def walk_cycles(
         k1: u32[...], their second.
         i: u32[...], below n.
         n: u32[...], 1 at least.
-        half: u32[...], half of the bits of n - 1, rounded up.
+        half: u32[...], `half_bits` of n.
         backwards: static.
         every: whether all of bool[...] hold.
 
