@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxrel.errors import UserError
 
-__all__ = ["DIGEST_FILE", "atomic_folder", "read_digest", "remove_partial", "write_digest"]
+__all__ = ["DIGEST_FILE", "atomic_folder", "json_lines", "read_digest", "remove_partial", "write_digest"]
 
 DIGEST_FILE = "jaxrel.json"
 
@@ -104,6 +104,11 @@ def remove_partial(folder: Path, names: Collection[str] | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def json_lines(content: dict[str, Any]) -> str:
+    """A JSON object with a line for each of its keys: to be looked through, and written ten times as fast as with more."""
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()) + "\n}\n"
+
+
 def write_digest(folder: Path, digest: dict[str, Any] | None, content: dict[str, Any]) -> None:
     """Write ``jaxrel.json``: the run's digest on a line of its own at the top, where `read_digest` finds it cheaply, then the content.
 
@@ -112,8 +117,7 @@ def write_digest(folder: Path, digest: dict[str, Any] | None, content: dict[str,
         digest: what the database was made from; JSON values only.
         content: everything else; JSON values only.
     """
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"digest": digest or {}, **content}.items()]
-    (folder / DIGEST_FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (folder / DIGEST_FILE).write_text(json_lines({"digest": digest or {}, **content}), encoding="utf-8")
 
 
 def read_digest(folder: Path) -> dict[str, Any] | None:

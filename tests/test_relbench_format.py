@@ -63,12 +63,18 @@ def test_tables_are_read_back_as_they_were(db, written):
     assert len(json.loads(metadata[b"fkey_col_to_pkey_table"])) == 4
 
 
-def test_only_codes_are_dictionary_encoded(db, written):
+def test_codes_have_a_dictionary_and_whole_numbers_are_stored_as_differences(db, written):
+    encodings = set()
     for name, table in to_arrow(db).items():
         group = pq.ParquetFile(written / "db" / f"{name}.parquet").metadata.row_group(0)
         for c in range(group.num_columns):
             column = group.column(c)
-            assert ("RLE_DICTIONARY" in column.encodings) == pa.types.is_dictionary(table[column.path_in_schema].type)
+            kind = table[column.path_in_schema].type
+            whole = pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+            assert ("RLE_DICTIONARY" in column.encodings) == pa.types.is_dictionary(kind)
+            assert ("DELTA_BINARY_PACKED" in column.encodings) == whole
+            encodings |= set(column.encodings)
+    assert {"RLE_DICTIONARY", "DELTA_BINARY_PACKED", "PLAIN"} <= encodings
 
 
 def test_scores(db, written):
