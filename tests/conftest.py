@@ -23,6 +23,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# A trace is ten thousand objects that are all alive: Python's collector, which runs again and again meanwhile, would find nothing.
+# `_let_go` calls it.
+gc.disable()
+
+# What takes a minute or more begins first, so that no worker is left with it at the end.
+_LONG = ("promises", "training", "onchip", "links", "fleet", "scm", "truth", "time", "engine", "benchmark", "cli", "traits", "feeding")
+
 # Where the processes of this session meet (`sampled.shared`); it goes with the one that leads them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _SESSION = tempfile.TemporaryDirectory(prefix="jaxrel-tests-")
@@ -62,6 +69,12 @@ def programs_of_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
     maps = Path("/proc/self/maps")
     if request.node.get_closest_marker("slow") and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         _let_go()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which they had best begin, tests of a file as they stand there."""
+    order = {f"test_{name}": place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
