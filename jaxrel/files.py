@@ -105,7 +105,7 @@ def remove_partial(folder: Path, names: Collection[str] | None = None) -> None:
 
 
 def json_lines(content: dict[str, Any]) -> str:
-    """A JSON object with a line for each of its keys: to be looked through, and written ten times as fast as with more."""
+    """A JSON object with a line for each of its keys: to be looked through, and written three times as fast as indented."""
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()) + "\n}\n"
 
 

@@ -27,7 +27,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # `_let_go` calls it.
 gc.disable()
 
-# What takes a minute or more begins first, so that no worker is left with it at the end.
+# What takes half a minute or more begins first, so that no worker is left with it at the end.
 _LONG = ("promises", "training", "onchip", "links", "fleet", "scm", "truth", "time", "engine", "benchmark", "cli", "traits", "feeding")
 
 # Where the processes of this session meet (`sampled.shared`); it goes with the one that leads them.
