@@ -27,7 +27,7 @@ from jaxrel import struct
 from jaxrel.batching import by_platform
 from jaxrel.dealing import candidates, cluster_span, is_dealt, row_of
 from jaxrel.degrees import degree_weight, parent_weight
-from jaxrel.random import below, mulhi, named_key, row_bits, row_pair, running_sum
+from jaxrel.random import below, mulhi, named_key, quotient, row_bits, row_pair, running_sum
 from jaxrel.types import CLUSTERS, LEVELS, NO_TABLE, TILE, Capacity, LinkLaw, Links, Schema
 
 __all__ = ["KeyTables", "Rare", "cluster_rows", "empty_tables", "halve", "key_streams", "key_tables"]
@@ -73,18 +73,18 @@ def _scaled(x: Array) -> tuple[Array, Array]:
     return x << jnp.minimum(lead, 31), jnp.where(x == 0, -(2**20), -lead.astype(jnp.int32))
 
 
-def _quotient(x: Array, total: Array) -> Array:
+def _ratio(x: Array, total: Array) -> Array:
     """x / total in 2^-31, rounded down: u32[...], x <= total < 2^31, of which 27 bits count; 2^31 just where x = total, also 0 / 0."""
     x, total = x >> 4, total >> 4
     divisor = jnp.maximum(total, 1)
 
     def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:  # long division, four bits at a time
-        quotient, rest = state
-        digit = (rest << 4) // divisor
-        return (quotient << 4) | digit, (rest << 4) - digit * divisor
+        ratio, rest = state
+        digit = quotient(rest << 4, divisor)
+        return (ratio << 4) | digit, (rest << 4) - digit * divisor
 
-    quotient, _ = jax.lax.fori_loop(0, 8, step, (jnp.zeros_like(x), x))
-    return jnp.where(x >= total, jnp.uint32(1 << 31), quotient >> 1)
+    ratio, _ = jax.lax.fori_loop(0, 8, step, (jnp.zeros_like(x), x))
+    return jnp.where(x >= total, jnp.uint32(1 << 31), ratio >> 1)
 
 
 def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dealt: Array) -> Array:
@@ -120,7 +120,7 @@ def _level_ends(weight_below: Any, affinity: Array, counts: Array, n: Array, dea
 
     start = (*_scaled(mass), jnp.zeros((LEVELS, CLUSTERS, _BASE), jnp.uint32))
     sums = jax.lax.fori_loop(0, LEVELS, fold, start)[2]
-    return _quotient(sums[:, :-1], jnp.broadcast_to(sums[:, -1:], (LEVELS, CLUSTERS - 1, _BASE)))
+    return _ratio(sums[:, :-1], jnp.broadcast_to(sums[:, -1:], (LEVELS, CLUSTERS - 1, _BASE)))
 
 
 def key_tables(
@@ -257,17 +257,18 @@ def cluster_rows(
     guide = links.agree[table, k]
     counts, child_counts = links.parent_clusters[table, k], links.child_clusters[table, k]
     child_clusters, child_size = _cluster_index(child_counts, schema.row_count[table])
-    rest = jnp.minimum(rows // child_size, child_clusters - 1)
+    rest = jnp.minimum(quotient(rows, child_size), child_clusters - 1)
     suffix, stride = jnp.zeros_like(rows), 1
     for level in reversed(range(LEVELS)):  # the child's digits, in radix CLUSTERS
-        suffix = suffix + (rest % child_counts[level]) * stride
-        rest, stride = rest // child_counts[level], stride * CLUSTERS
+        higher = quotient(rest, child_counts[level])
+        suffix = suffix + (rest - higher * child_counts[level]) * stride
+        rest, stride = higher, stride * CLUSTERS
     ends = tables.ends[own + guide].reshape(-1)
 
     def choose(level: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         code, index = state
         stride = jnp.asarray([CLUSTERS**p for p in range(1, LEVELS + 1)], jnp.int32)[LEVELS - 1 - level]
-        at = code * stride + suffix % stride + level * ((CLUSTERS - 1) * _BASE)
+        at = code * stride + suffix - quotient(suffix, stride) * stride + level * ((CLUSTERS - 1) * _BASE)
         x = row_bits(streams[guide], rows, level) >> 1
         chosen = sum((x >= _read(ends, at + d * _BASE)).astype(jnp.int32) for d in range(CLUSTERS - 1))
         return code * CLUSTERS + chosen, index * counts[level] + chosen

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrel.random import mulhi, row_bits
+from jaxrel.random import mulhi, quotient, row_bits
 from jaxrel.times import rows_at, time_rows
 from jaxrel.types import NO_TABLE, LinkLaw, Links, Schema
 
@@ -52,8 +52,8 @@ def row_of(position: Array, clusters: Array, n: Array, dealt: Array) -> Array:
     """The row at some positions, i32[...]: a bijection of [0, n); positions from n on stay what they are."""
     share, rest = n // clusters, n % clusters
     of_long = rest * (share + 1)  # the first clusters have one row more
-    short = rest + (position - of_long) // jnp.maximum(share, 1)
-    index = jnp.where(position < of_long, position // (share + 1), short)
+    short = rest + quotient(position - of_long, jnp.maximum(share, 1))
+    index = jnp.where(position < of_long, quotient(position, share + 1), short)
     low, _ = cluster_span(index, clusters, n, dealt)
     return jnp.where(dealt & (position < n), (position - low) * clusters + index, position)
 
@@ -77,7 +77,7 @@ def candidates(
     low, high = span
 
     def first(rows: Array) -> Array:  # positions of the cluster's rows among the table's first ones
-        return jnp.clip(low + jnp.maximum(rows - index + clusters - 1, 0) // clusters, low, high)
+        return jnp.clip(low + quotient(jnp.maximum(rows - index + clusters - 1, 0), clusters), low, high)
 
     old, any_age = first(mature), first(alive)
     left_out = mulhi((jnp.uint32(2**24) - jnp.maximum(window, 1)) << 8, old - low).astype(jnp.int32)

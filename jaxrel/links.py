@@ -220,6 +220,8 @@ def _walk(capacity: Capacity, tiles: int, whole: bool, streams: bool = False) ->
 
             def entered(tables: KeyTables) -> KeyTables:
                 new = build(now, tile.table, tables)
+                if batch == 1:
+                    return new
                 return jax.tree.map(lambda a, b: jnp.where(enters.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, tables)
 
             tables = jax.lax.cond(jnp.any(enters), entered, lambda x: x, tables)

@@ -179,8 +179,8 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
 def compete(x: Array, depth: Array, code: Array) -> Array:
     """What units say that look at their group, each aligned group of 2^depth units by itself.
 
-    Hard: 1 for the largest, else 0 (linear scores whose winner is a leaf make a group an oblivious decision tree, squared distances a
-    nearest prototype). Soft: the softmax of the group (responsibilities of a mixture of spherical Gaussians).
+    Hard: 1 for the first of the highest, else 0 (linear scores whose winner is a leaf make a group an oblivious decision tree, squared
+    distances a nearest prototype). Soft: the softmax of the group (responsibilities of a mixture of spherical Gaussians).
 
     Args:
         x: f32[B, H, rows], scores.
@@ -191,35 +191,43 @@ def compete(x: Array, depth: Array, code: Array) -> Array:
         f32[B, H, rows].
     """
     batch, units, rows = x.shape
-    best, won = x, jnp.ones(x.shape, bool)  # of each unit's own half so far: its highest score, and whether the unit holds it
-    highest, winner = x, jnp.zeros(x.shape, bool)
-    for level in range(DEEPEST):
-        if units % (2 << level):
-            break
-        left, right = jnp.split(best.reshape(batch, units >> (level + 1), 2, 1 << level, rows), 2, axis=2)
-        # not `x >= highest`: where XLA computes x anew, rounded otherwise, no unit would win; here one of two always does
-        ahead = left >= right
-        won = won & jnp.concatenate([ahead, ~ahead], axis=2).reshape(x.shape)
-        best = jnp.repeat(jnp.maximum(left, right), 2, axis=2).reshape(x.shape)
-        ends = (depth == level + 1)[:, None, None]
-        highest, winner = jnp.where(ends, best, highest), jnp.where(ends, won, winner)
+    levels = [level for level in range(1, DEEPEST + 1) if units % (1 << level) == 0]
+
+    def grouped(x: Array, level: int) -> Array:
+        return x.reshape(batch, units >> level, 1 << level, rows)
+
+    def hard(x: Array, level: int) -> Array:
+        place = jnp.arange(1 << level, dtype=jnp.int32)[:, None]
+        groups = grouped(x, level)
+        is_highest = groups >= jnp.max(groups, axis=2, keepdims=True)
+        # the last one where none is: XLA may compute x anew, rounded otherwise
+        first = jnp.min(jnp.where(is_highest, place, (1 << level) - 1), axis=2, keepdims=True)
+        return (place == first).astype(jnp.float32).reshape(x.shape)
+
+    def soft(x: Array, level: int) -> Array:
+        groups = grouped(x, level)
+        raised = exp(jnp.clip(groups - jnp.max(groups, axis=2, keepdims=True), -80.0, 0.0))
+        total = raised
+        for _ in range(level):  # in pairs: a sum in turn would add up to other bits
+            left, right = jnp.split(total.reshape(batch, units >> level, -1, 2, rows), 2, axis=3)
+            total = (left + right)[:, :, :, 0]
+        return (raised / total).reshape(x.shape)
 
     weights = jnp.asarray(ACTIVATION_TABLE)[code]
-    hard = weights[:, WINNER, None, None] * winner.astype(jnp.float32)
-    grouped = depth > 0
+    number = jnp.where(weights[:, WINNER] != 0, depth, jnp.where(weights[:, SHARE] != 0, depth + len(levels), 0))
+    number = jnp.where(depth > 0, number, 0)
+    ways = [functools.partial(way, level=level) for way in (hard, soft) for level in levels]
+    if batch == 1:
+        return jax.lax.switch(number[0], [jnp.zeros_like, *ways], x)
+    out = jnp.zeros_like(x)
+    for i, way in enumerate(ways, 1):
+        is_it = number == i
 
-    def softly(hard: Array) -> Array:
-        raised = exp(jnp.clip(x - highest, -80.0, 0.0))
-        total, share = raised, jnp.ones_like(raised)
-        for level in range(DEEPEST):
-            if units % (2 << level):
-                break
-            total = jnp.repeat(jnp.sum(total.reshape(batch, units >> (level + 1), 2, 1 << level, rows), axis=2, keepdims=True), 2, axis=2)
-            total = total.reshape(x.shape)
-            share = jnp.where((depth == level + 1)[:, None, None], raised / total, share)
-        return hard + weights[:, SHARE, None, None] * jnp.where(grouped[:, None, None], share, 0.0)
+        def some(out: Array, way: Callable[[Array], Array] = way, is_it: Array = is_it) -> Array:
+            return jnp.where(is_it[:, None, None], way(x), out)
 
-    return jax.lax.cond(jnp.any((weights[:, SHARE] != 0) & grouped), softly, lambda x: x, hard)
+        out = jax.lax.cond(jnp.any(is_it), some, lambda out: out, out)
+    return out
 
 
 def _bell(word: Array) -> Array:

@@ -16,7 +16,7 @@ from jaxrel.edges import Packed, combine_edges, fits_on_chip
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.lanes import at_own, row_lanes
 from jaxrel.noise import add_noise
-from jaxrel.random import named_key, row_pair
+from jaxrel.random import named_key, quotient, row_pair
 from jaxrel.tiles import SEGMENT, Tile
 from jaxrel.types import (
     AGGREGATES,
@@ -77,7 +77,7 @@ def _gather(schema: Schema, context: Context, lanes: Array, n: Array) -> Array:
         is_self = parent == tile.table
         count = jnp.maximum(schema.row_count[parent], 1)
         run_length = jnp.maximum(count // (TILE // SEGMENT), 1)
-        run = jnp.minimum(row // run_length, TILE // SEGMENT - 1)
+        run = jnp.minimum(quotient(row, run_length), TILE // SEGMENT - 1)
         near = run * SEGMENT + jnp.clip(row - run * run_length, 0, SEGMENT - 1)
         inside = jnp.where(tile.is_pilot, near, row - tile.rows[0])
         from_tile = lanes[node, : from_table.shape[0]][:, jnp.clip(inside, 0, TILE - 1)]

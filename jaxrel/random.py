@@ -48,6 +48,7 @@ __all__ = [
     "nearest",
     "normals",
     "pair",
+    "quotient",
     "reduce_key",
     "row_bits",
     "row_pair",
@@ -229,6 +230,22 @@ def _mulhi(a: Array, b: Array) -> Array:
 def below(word: Array, n: ArrayLike) -> Array:
     """Map a random word to i32[...] in [0, n), each with probability within 2^-32 of 1/n (0 where n is 0)."""
     return mulhi(word, jnp.asarray(n).astype(jnp.uint32)).astype(jnp.int32)
+
+
+def quotient(a: ArrayLike, b: ArrayLike) -> Array:
+    """a // b of i32[...] or u32[...], a ≥ 0, b > 0, exactly; with operators that CPUs have for vectors, which they divide integers without."""
+    a, b = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(b))
+    return _quotient(a.astype(jnp.uint32), b.astype(jnp.uint32)).astype(a.dtype)
+
+
+@jax.jit
+def _quotient(a: Array, b: Array) -> Array:
+    # a little less than 1 / b: more than its rounding, so no guess is too high and no rest below 0
+    share = jnp.float32(1 - 2**-21) / b.astype(jnp.float32)
+    first = (a.astype(jnp.float32) * share).astype(jnp.uint32)  # at most 3,073 too low, for a < 2^32
+    rest = a - first * b
+    second = (rest.astype(jnp.float32) * share).astype(jnp.uint32)  # at most 1 too low
+    return first + second + (rest - second * b >= b).astype(jnp.uint32)
 
 
 @jax.jit

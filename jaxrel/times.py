@@ -16,7 +16,7 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.draws import draw_flag, draw_integers, draw_share
 from jaxrel.prior import SchemaPrior
-from jaxrel.random import below, bits, divide, mulhi, named_key, pair, row_bits, running_sum
+from jaxrel.random import below, bits, divide, mulhi, named_key, pair, quotient, row_bits, running_sum
 from jaxrel.types import BURSTS, HOURS, NO_TABLE, SLICES, Schema
 
 __all__ = ["flat_times", "moments", "rows_at", "sample_founders", "sample_times", "time_rows"]
@@ -233,7 +233,7 @@ def _to_calendar(week: Array, even: Array) -> Array:
     inside = jnp.remainder(even, _WEEK)
     hour = _last(week, inside)
     before, width = _hour(week, hour)
-    within = (inside.astype(jnp.uint32) - before) * jnp.uint32(_HOUR) // jnp.maximum(width, 1)  # a week of hours: below 2^32
+    within = quotient((inside.astype(jnp.uint32) - before) * jnp.uint32(_HOUR), jnp.maximum(width, 1))  # a week of hours: below 2^32
     return even - inside + hour * _HOUR + within.astype(jnp.int32)
 
 
