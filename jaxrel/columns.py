@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrel.batching import Loop, by_platform
 from jaxrel.draws import draw_choice, draw_flag, draw_real
 from jaxrel.prior import SCMPrior
 from jaxrel.random import below, bits, chance, exp, log, pair, row_bits, uniform
@@ -22,7 +23,7 @@ from jaxrel.registry import MARGINALS
 from jaxrel.style import Style
 from jaxrel.types import FIRST_DAY, LAST_DAY, SCORES, Kind
 
-__all__ = ["from_score", "in_units", "knots_of", "log_survival", "missing_values", "sample_columns", "to_score"]
+__all__ = ["from_score", "in_units", "knots_of", "log_survival", "measured_knots", "missing_values", "sample_columns", "to_score"]
 
 _OWN_UNIT = ("count", "price", "bounded", "standard")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
@@ -126,6 +127,38 @@ def knots_of(seen: Array, real: Array) -> Array:
     gap = ordered[:, high] - ordered[:, low]
     knots = ordered[:, low] + jnp.minimum(gap * part[None, :], gap)  # the minimum keeps product and sum apart: fused, they round otherwise
     return jax.lax.stop_gradient(jnp.where(count > 0, knots, 0.0))
+
+
+def measured_knots(seen: Array, real: Array, wanted: Array, knots: Array, loop: Loop) -> Array:
+    """Knots of the columns of a batch, those that are wanted anew: a CPU sorts these columns alone, one after another.
+
+    Args:
+        seen: f32[B, C, rows], lanes.
+        real: bool[B, rows], the rows that count.
+        wanted: bool[B, C].
+        knots: f32[B, C, SCORES], of the others.
+        loop: how to loop.
+
+    Returns:
+        f32[B, C, SCORES].
+    """
+
+    def at_once() -> Array:
+        return jnp.where(wanted[:, :, None], jax.vmap(knots_of)(seen, real), knots)
+
+    def in_turn() -> Array:
+        order = jnp.argsort(~wanted, axis=1, stable=True)
+
+        def one(i: Array, knots: Array) -> Array:
+            lane = jnp.take_along_axis(seen, order[:, i, None, None], axis=1)
+            is_it = wanted & (jnp.arange(wanted.shape[1], dtype=order.dtype) == order[:, i, None])
+            return jnp.where(is_it[:, :, None], jax.vmap(knots_of)(lane, real), knots)
+
+        done: Array = loop(0, jnp.max(jnp.sum(wanted, axis=1, dtype=jnp.int32)), wanted.shape[1], one, knots)
+        return done
+
+    measured: Array = by_platform(at_once, in_turn)
+    return measured
 
 
 def to_score(seen: Array, knots: Array) -> Array:

@@ -91,8 +91,7 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     z = jax.lax.cond(jnp.any((edge["lane"] == ALL_LANES) & present), of_all, of_one, None)
     code = edge["activation"][:, 0]
     h = activate(z, bias, code, present)
-    any_group = jnp.any((edge["depth"] > 0) & present)
-    h = jax.lax.cond(any_group, lambda h: h + compete(z + bias[:, :, None], edge["depth"], code), lambda h: h, h)
+    h = compete(h, z, bias, jnp.where(present, edge["depth"], 0), code)
 
     def deeper(layer: Array, h: Array) -> Array:
         A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(

@@ -23,7 +23,7 @@ from jaxrel import struct
 from jaxrel.aggregates import aggregate_children
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
 from jaxrel.categories import prototype_key
-from jaxrel.columns import from_score, in_units, knots_of, missing_values, to_score
+from jaxrel.columns import from_score, in_units, measured_knots, missing_values, to_score
 from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed
 from jaxrel.lanes import at_own, of_lane, rows_at, write_tile
@@ -215,15 +215,15 @@ def _step(
     seen = jax.vmap(functools.partial(_seen, W=capacity.width))(schema, scm, tile, lanes)
     own_table = at_own(scm.column_marginal, tile.table), at_own(scm.column_driver, tile.table)
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
-    any_marginal, any_driver = jnp.any((own_table[0] != 0) & in_use), jnp.any((own_table[1] >= 0) & in_use)
     own_cut = jnp.where(in_use, at_own(scm.column_cut, tile.table), NO_CUT)
-    any_cut = jnp.any(own_cut != NO_CUT)
-    measures = tile.measures
+    by_marginal, driver = (own_table[0] != 0) & in_use, jnp.where(in_use, own_table[1], -1)
+    drives = jnp.any(driver[:, :, None] == jnp.arange(capacity.columns, dtype=jnp.int32), axis=1)
+    any_marginal, any_driver, any_cut = jnp.any(by_marginal), jnp.any(driver >= 0), jnp.any(own_cut != NO_CUT)
+    ranked = by_marginal | drives | (own_cut != NO_CUT)
+    wanted = ranked & tile.measures[:, None]
     knots = of_lane(state.column_knots, database, tile.table)
-    ranked = any_marginal | any_driver | any_cut
-    measured = jax.lax.cond(ranked & jnp.any(measures), lambda: jax.vmap(knots_of)(seen, tile.real), lambda: knots)
-    knots = jnp.where(measures[:, None, None], measured, knots)
-    score = jax.lax.cond(ranked, lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
+    knots = jax.lax.cond(jnp.any(wanted), lambda: measured_knots(seen, tile.real, wanted, knots, loop), lambda: knots)
+    score = jax.lax.cond(jnp.any(ranked), lambda: jax.vmap(to_score)(seen, knots), lambda: jnp.zeros_like(seen))
     most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), at_own(schema.column_classes, tile.table), 0))
     any_permuted = jnp.any((own_cut != NO_CUT) & (at_own(scm.column_order, tile.table) == LabelOrder.PERMUTED))
     cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))

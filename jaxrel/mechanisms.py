@@ -176,15 +176,17 @@ def activate(x: Array, bias: Array, code: Array, present: Array) -> Array:
     return jax.lax.switch(jnp.where(low == high, low, _MIXED), [part(which) for which in range(_MIXED + 1)], x)
 
 
-def compete(x: Array, depth: Array, code: Array) -> Array:
-    """What units say that look at their group, each aligned group of 2^depth units by itself.
+def compete(h: Array, x: Array, bias: Array, depth: Array, code: Array) -> Array:
+    """Add what units say that look at their group, each aligned group of 2^depth units by itself.
 
     Hard: 1 for the first of the highest, else 0 (linear scores whose winner is a leaf make a group an oblivious decision tree, squared
     distances a nearest prototype). Soft: the softmax of the group (responsibilities of a mixture of spherical Gaussians).
 
     Args:
-        x: f32[B, H, rows], scores.
-        depth: i32[B]; zeros come back where it is 0.
+        h: f32[B, H, rows], what comes back where nothing is added.
+        x: f32[B, H, rows], scores but for the bias.
+        bias: f32[B, H].
+        depth: i32[B]; nothing is added where it is 0.
         code: i32[B], rows of `ACTIVATION_TABLE`, of which the columns WINNER and SHARE count.
 
     Returns:
@@ -193,41 +195,40 @@ def compete(x: Array, depth: Array, code: Array) -> Array:
     batch, units, rows = x.shape
     levels = [level for level in range(1, DEEPEST + 1) if units % (1 << level) == 0]
 
-    def grouped(x: Array, level: int) -> Array:
-        return x.reshape(batch, units >> level, 1 << level, rows)
+    def grouped(level: int) -> Array:
+        return (x + bias[:, :, None]).reshape(batch, units >> level, 1 << level, rows)
 
-    def hard(x: Array, level: int) -> Array:
+    def hard(h: Array, level: int) -> Array:
         place = jnp.arange(1 << level, dtype=jnp.int32)[:, None]
-        groups = grouped(x, level)
+        groups = grouped(level)
         is_highest = groups >= jnp.max(groups, axis=2, keepdims=True)
         # the last one where none is: XLA may compute x anew, rounded otherwise
         first = jnp.min(jnp.where(is_highest, place, (1 << level) - 1), axis=2, keepdims=True)
-        return (place == first).astype(jnp.float32).reshape(x.shape)
+        return h + (place == first).astype(jnp.float32).reshape(h.shape)
 
-    def soft(x: Array, level: int) -> Array:
-        groups = grouped(x, level)
+    def soft(h: Array, level: int) -> Array:
+        groups = grouped(level)
         raised = exp(jnp.clip(groups - jnp.max(groups, axis=2, keepdims=True), -80.0, 0.0))
         total = raised
         for _ in range(level):  # in pairs: a sum in turn would add up to other bits
             left, right = jnp.split(total.reshape(batch, units >> level, -1, 2, rows), 2, axis=3)
             total = (left + right)[:, :, :, 0]
-        return (raised / total).reshape(x.shape)
+        return h + (raised / total).reshape(h.shape)
 
     weights = jnp.asarray(ACTIVATION_TABLE)[code]
     number = jnp.where(weights[:, WINNER] != 0, depth, jnp.where(weights[:, SHARE] != 0, depth + len(levels), 0))
     number = jnp.where(depth > 0, number, 0)
     ways = [functools.partial(way, level=level) for way in (hard, soft) for level in levels]
     if batch == 1:
-        return jax.lax.switch(number[0], [jnp.zeros_like, *ways], x)
-    out = jnp.zeros_like(x)
+        return jax.lax.switch(number[0], [lambda h: h, *ways], h)
     for i, way in enumerate(ways, 1):
         is_it = number == i
 
-        def some(out: Array, way: Callable[[Array], Array] = way, is_it: Array = is_it) -> Array:
-            return jnp.where(is_it[:, None, None], way(x), out)
+        def some(h: Array, way: Callable[[Array], Array] = way, is_it: Array = is_it) -> Array:
+            return jnp.where(is_it[:, None, None], way(h), h)
 
-        out = jax.lax.cond(jnp.any(is_it), some, lambda out: out, out)
-    return out
+        h = jax.lax.cond(jnp.any(is_it), some, lambda h: h, h)
+    return h
 
 
 def _bell(word: Array) -> Array:

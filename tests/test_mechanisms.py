@@ -95,10 +95,16 @@ def test_units_of_a_group_compete(depth: int) -> None:
     x = jax.random.normal(jax.random.key(depth), (3, 16, 50))
     groups = np.asarray(x, np.float64).reshape(3, 16 >> depth, 1 << depth, 50)
     depths = jnp.asarray([depth, depth, 0], jnp.int32)
+    nothing, bias = jnp.zeros_like(x), jax.random.normal(jax.random.key(9), (3, 16))
+    less = x - bias[:, :, None]
+    groups = np.asarray(less + bias[:, :, None], np.float64).reshape(groups.shape)
     spoken = {
-        name: np.asarray(jax.jit(compete)(x, depths, jnp.full(3, ACTIVATIONS.index(name), jnp.int32))).reshape(groups.shape)
-        for name in ("winner", "share", "tanh")
+        name: np.asarray(jax.jit(compete)(nothing, less, bias, depths, jnp.full(3, code, jnp.int32))).reshape(groups.shape)
+        for name, code in ((name, ACTIVATIONS.index(name)) for name in ("winner", "share", "tanh"))
     }
+    for name, code in ((name, ACTIVATIONS.index(name)) for name in ("winner", "share")):  # alone, by a branch of its own
+        alone = jax.jit(compete)(nothing[:1], less[:1], bias[:1], depths[:1], jnp.full(1, code, jnp.int32))
+        np.testing.assert_array_equal(np.asarray(alone).reshape(groups[:1].shape), spoken[name][:1])
     assert not any(y[2].any() for y in spoken.values()) and not spoken["tanh"].any()
     assert (spoken["winner"][:2].sum(2) == 1).all()
     np.testing.assert_array_equal(spoken["winner"][:2].argmax(2), groups[:2].argmax(2))
