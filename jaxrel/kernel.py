@@ -49,10 +49,21 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["State", "tile_inputs", "walk"]
+__all__ = ["State", "TableStreams", "table_streams", "tile_inputs", "walk"]
 
 _NODE_FIELDS = ("kind", "used", "width", "classes", "combine", "noise", "law", "spread")
-_TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table", "trait_fk")
+_TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table")
+
+
+@struct.dataclass
+class TableStreams:
+    """Random streams of ``n`` tables of each database: found by their names before the loop, since at every tile that took a third of it."""
+
+    noise: Array  # u32[B, n, N, 2], of each node
+    prototype: Array  # u32[B, n, N, 2], of each node's categories
+    trait: Array  # u32[B, n, N, 2], of the key whose trait a node shows
+    missing: Array  # u32[B, n, C, 2], of each column
+    cut: Array  # u32[B, n, C, 2]
 
 
 @struct.dataclass
@@ -70,6 +81,23 @@ class State:
     missing: Array  # bool[B, C, rows]
     time: Array  # i32[B, rows]
     told: tuple[Array, ...]  # lanes f32[B, N, W + 1, rows] and signals f32[B, N, W, rows] where they are asked for, else ()
+
+
+def table_streams(key: Array, schema: Schema, link_key: Array, scm: SCM, tables: Array) -> TableStreams:
+    """Streams of the tables i32[B, n]; ``key`` and ``link_key`` u32[B, 2], other leaves lead with B."""
+
+    def of_one(key: Array, schema: Schema, link_key: Array, scm: SCM, tables: Array) -> TableStreams:
+        table_id, node = schema.table_id[tables, None], jnp.arange(scm.node_kind.shape[1], dtype=jnp.int32)
+        child, fk = jnp.maximum(scm.trait_table[tables], 0), scm.trait_fk[tables]
+        return TableStreams(
+            noise=named_key(key, table_id, node),
+            prototype=prototype_key(scm.key, table_id, node),
+            trait=named_key(link_key, schema.table_id[child], schema.fk_id[child, fk]),
+            missing=jax.vmap(lambda t: missing_key(schema, t))(tables),
+            cut=jax.vmap(lambda t: cut_key(schema, scm, t))(tables),
+        )
+
+    return jax.vmap(of_one)(key, schema, link_key, scm, tables)
 
 
 def _put(of_tables: Array, context: Context, own: Array) -> Array:
@@ -91,19 +119,20 @@ def _seen(schema: Schema, scm: SCM, tile: Tile, lanes: Array, W: int) -> Array:
     return lanes[scm.column_node[tile.table], jnp.where(coded, W, scm.column_lane[tile.table])]
 
 
-def _cut(schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array) -> Array:
+def _cut(
+    key: Array, schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, knots: Array, most_points: Array, any_permuted: Array
+) -> Array:
     """`_seen` with the codes of the columns that are cut."""
     t, lanes = tile.table, jax.lax.stop_gradient((seen, score))
-    key = cut_key(schema, scm, t)
     cut, law = scm.column_cut[t], (scm.column_shape[t], scm.column_order[t], schema.column_classes[t])
     codes = cut_codes(key, *lanes, knots, cut, *law, most_points, any_permuted)
     return jnp.where((cut != NO_CUT)[:, None], codes, seen)
 
 
 def _observe(
-    schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
+    key: Array, schema: Schema, scm: SCM, tile: Tile, seen: Array, score: Array, any_marginal: Array, any_driver: Array
 ) -> tuple[Array, Array]:
-    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE]."""
+    """Columns of one database's tile: values f32[C, TILE], missing bool[C, TILE]; ``key`` u32[C, 2] decides what is missing."""
     t = tile.table
     kind = schema.column_kind[t]
     labelled = (kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN)
@@ -111,12 +140,12 @@ def _observe(
     real = scm.column_offset[t][:, None] + scm.column_scale[t][:, None] * shown
     values = jnp.where(labelled[:, None], seen, in_units(real, kind))
     exists = (jnp.arange(kind.shape[0], dtype=jnp.int32) < schema.column_count[t])[:, None] & tile.real[None, :]
-    missing = missing_values(missing_key(schema, t), tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
+    missing = missing_values(key, tile.rows, schema.column_null[t], scm.column_driver[t], score, any_driver) | ~exists
     return jnp.where(missing, 0.0, values), missing
 
 
 def tile_inputs(
-    key: Array,
+    named: TableStreams,
     schema: Schema,
     links: Links,
     scm: SCM,
@@ -134,15 +163,13 @@ def tile_inputs(
 ) -> tuple[Schema, SCM, Context]:
     """What one tile in every database, or lane, is computed from. Arguments as `_step`'s; ``all_nodes``: unused ones too."""
     if database is not None:
-        key, schema, link_key, scm, interventions = jax.tree.map(lambda x: x[database], (key, schema, links.key, scm, interventions))
-        links = dataclasses.replace(links, key=link_key)
+        schema, scm, interventions = jax.tree.map(lambda x: x[database], (schema, scm, interventions))
     tile = jax.vmap(tile_at, (0, None if database is None else 0))(schema, j)
     position = jnp.take_along_axis(schema.row_offset, tile.table[:, None], axis=1) + tile.rows
     if streams:
         parent_row = jax.lax.dynamic_slice_in_dim(links.parent_row, out_tile * TILE, TILE, axis=2)
     else:
         parent_row = rows_at(links.parent_row, database, position)
-    table_id = jnp.take_along_axis(schema.table_id, tile.table[:, None], axis=1)[:, 0]
     time = jax.vmap(time_rows)(schema, tile.table, tile.rows)
     nodes = {name: at_own(getattr(scm, f"node_{name}"), tile.table) for name in _NODE_FIELDS}
     nodes |= {name: at_own(getattr(scm, name), tile.table) for name in _TABLE_FIELDS}
@@ -150,11 +177,10 @@ def tile_inputs(
     node = jnp.arange(capacity.nodes, dtype=jnp.int32)[None, :]
     count = jnp.where(first_pass, jnp.minimum(nodes["pass2_start"], every), every)
     nodes["used"] = (nodes["used"] | all_nodes) & (node < count[:, None])
+    place = tile.table if named.noise.shape[1] > 1 else jnp.zeros_like(tile.table)
     context = Context(
         database=database,
-        noise_key=named_key(key[:, None], table_id[:, None], node),
-        weight_key=prototype_key(scm.key[:, None], table_id[:, None], node),
-        link_key=links.key,
+        streams=jax.tree.map(lambda x: of_lane(x, database, place), named),
         tile=dataclasses.replace(tile, measures=tile.measures & ~scm.calibrated),
         time=time,
         moment=jax.vmap(moments)(schema, tile.table, tile.rows, time),
@@ -170,7 +196,7 @@ def tile_inputs(
 
 
 def _step(
-    key: Array,
+    named: TableStreams,
     schema: Schema,
     links: Links,
     scm: SCM,
@@ -191,7 +217,7 @@ def _step(
     ``database``: i32[B], whose tile each lane computes, ``j`` then being i32[B] too; None: its own.
     """
     schema, scm, context = tile_inputs(
-        key,
+        named,
         schema,
         links,
         scm,
@@ -227,9 +253,9 @@ def _step(
     most_points = jnp.max(jnp.where(own_cut == CUTS.index("points"), at_own(schema.column_classes, tile.table), 0))
     any_permuted = jnp.any((own_cut != NO_CUT) & (at_own(scm.column_order, tile.table) == LabelOrder.PERMUTED))
     cut = jax.vmap(functools.partial(_cut, most_points=most_points, any_permuted=any_permuted))
-    seen = jax.lax.cond(any_cut, lambda: cut(schema, scm, tile, seen, score, knots), lambda: seen)
-    observe = jax.vmap(_observe, (0, 0, 0, 0, 0, None, None))
-    values, missing = observe(schema, scm, tile, seen, score, any_marginal, any_driver)
+    seen = jax.lax.cond(any_cut, lambda: cut(context.streams.cut, schema, scm, tile, seen, score, knots), lambda: seen)
+    observe = jax.vmap(_observe, (0, 0, 0, 0, 0, 0, None, None))
+    values, missing = observe(context.streams.missing, schema, scm, tile, seen, score, any_marginal, any_driver)
     exported = jax.vmap(lambda x, i: x[i, : capacity.width])(lanes, context.nodes["export_node"])
     return dataclasses.replace(
         state,
@@ -295,9 +321,12 @@ def walk(capacity: Capacity, tiles: int, chunk: bool, tells: bool = False, strea
     ) -> State:
         prefix, first, count = jnp.max(prefix), jnp.max(first), jnp.max(count)  # every leaf leads with B
         state = _empty(capacity, tiles * TILE, scm, aggregates, exports, tells)
+        every_table = jnp.broadcast_to(jnp.arange(capacity.tables, dtype=jnp.int32), schema.row_count.shape)
+        only = jax.vmap(tile_at, (0, None))(schema, first).table[:, None]
+        named = table_streams(key, schema, links.key, scm, only if streams else every_table)
 
         def visit(state: State, j: Array, place: Array, first_pass: Array, database: Array | None = None) -> State:
-            return _step(key, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop, database)
+            return _step(named, schema, links, scm, edges, interventions, capacity, state, j, place, first_pass, streams, loop, database)
 
         if loop is fixed_loop:
             visit = jax.checkpoint(visit)  # what the way back needs of a tile is computed anew there, one tile at a time

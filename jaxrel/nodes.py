@@ -16,7 +16,7 @@ from jaxrel.edges import Packed, combine_edges, fits_on_chip
 from jaxrel.exogenous import exogenous_rows, trait_rows
 from jaxrel.lanes import at_own, row_lanes
 from jaxrel.noise import add_noise
-from jaxrel.random import named_key, quotient, row_pair
+from jaxrel.random import quotient, row_pair
 from jaxrel.tiles import SEGMENT, Tile
 from jaxrel.types import (
     AGGREGATES,
@@ -46,9 +46,7 @@ class Context:
     """One tile's inputs for all databases, or lanes."""
 
     database: Array | None  # i32[B], whose tile each lane computes; None: its own
-    noise_key: Array  # u32[B, N, 2], exogenous noise of each node
-    weight_key: Array  # u32[B, N, 2], prototypes of each node
-    link_key: Array  # u32[B, 2], links and the traits that they follow
+    streams: Any  # `jaxrel.kernel.TableStreams` of the tile's table, without the axis n
     tile: Tile
     time: Array  # i32[B, TILE]
     moment: Array  # f32[B, TILE]
@@ -137,8 +135,7 @@ def _done_to(value: Array, lane: Array, context: Context, n: Array) -> Array:
 
 def _trait(schema: Schema, context: Context, n: Array, shows: Array) -> Array:
     """Values f32[B, TILE] of node ``n`` where it shows the trait of a key's rows."""
-    child, fk = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.nodes["trait_fk"][:, n]
-    stream = named_key(context.link_key, at_own(schema.table_id, child), at_own(at_own(schema.fk_id, child), fk))
+    child, stream = jnp.maximum(context.nodes["trait_table"][:, n], 0), context.streams.trait[:, n]
     is_parent = shows & (child != context.tile.table)
     row_count = jnp.take_along_axis(schema.row_count, context.tile.table[:, None], axis=1)[:, 0]
     return trait_rows(stream, is_parent, context.nodes["noise_knots"][:, n], row_count, context.tile.rows)
@@ -161,7 +158,7 @@ def _node(schema: Schema, context: Context, order: Array, i: Array, carry: Any, 
     def exogenous(blank: Array) -> Array:
         series = {name: context.nodes[name][:, n] for name in SERIES_FIELDS}
         any_memory = jnp.any((series["series_rho"] > 0) & has(NodeKind.EXOGENOUS))
-        value = exogenous_rows(context.noise_key[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
+        value = exogenous_rows(context.streams.noise[:, n], series, context.tile.rows, context.moment, context.time, any_memory)
         shows = (context.nodes["trait_table"][:, n] != NO_TABLE) & has(NodeKind.EXOGENOUS)
 
         def trait(value: Array) -> Array:
@@ -199,7 +196,7 @@ def _node(schema: Schema, context: Context, order: Array, i: Array, carry: Any, 
     def noise(value: Array) -> Array:
         def words() -> tuple[Array, Array]:
             lane = jnp.arange(W, dtype=jnp.int32)  # one draw a lane: interleaving the two of a pair would not vectorise
-            return row_pair(context.noise_key[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
+            return row_pair(context.streams.noise[:, n, None, None, :], context.tile.rows[:, None, :], lane[:, None])
 
         deviation = jnp.where(node_scale == 0.0, 1.0, context.nodes["noise"][:, n, None])  # a dead signal becomes pure noise
         return add_noise(words, context.nodes["law"][:, n], value, deviation, context.nodes["spread"][:, n], is_noisy)
@@ -210,10 +207,11 @@ def _node(schema: Schema, context: Context, order: Array, i: Array, carry: Any, 
     classes = jnp.where(exists, context.nodes["classes"][:, n], 0)
 
     def categorical(value: Array) -> tuple[Array, Array]:
-        prototype = prototypes(context.weight_key[:, n], context.nodes["width"][:, n], capacity)
+        prototype = prototypes(context.streams.prototype[:, n], context.nodes["width"][:, n], capacity)
         nodes = context.nodes
+        noise_key = context.streams.noise[:, n]
         code = classify(
-            value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], context.noise_key[:, n], context.tile.rows
+            value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], noise_key, context.tile.rows
         )
         code = _done_to(code.astype(jnp.float32)[:, None], jnp.full(1, CODE_LANE, jnp.int32), context, n)[:, 0]
         code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])

@@ -271,8 +271,8 @@ def _fields(schema: Schema, context: Context, capacity: Capacity) -> tuple[Array
     computed = {
         "first_edge": start[:, :-1],
         "edges": start[:, 1:] - start[:, :-1],
-        "key_0": context.noise_key[..., 0],
-        "key_1": context.noise_key[..., 1],
+        "key_0": context.streams.noise[..., 0],
+        "key_1": context.streams.noise[..., 1],
         "is_trait": nodes["trait_table"] != NO_TABLE,
         "fk": jnp.maximum(nodes["gather_fk"], 0),
         "slot": slot,
@@ -322,7 +322,7 @@ def walk_nodes_on_chip(
     last = jnp.max(jnp.where(used, jnp.arange(1, N + 1, dtype=jnp.int32)[None, :], 0), axis=1)
     integers, reals = _fields(schema, context, capacity)
     spans = [jnp.broadcast_to(x[:, None, :], (B, N, INTERVENTIONS)) for x in (done.lane, done.first_row, done.past_row)]
-    prototype = jax.vmap(lambda key, width: prototypes(key, width, capacity), 1, 1)(context.weight_key, context.nodes["width"])
+    prototype = jax.vmap(lambda key, width: prototypes(key, width, capacity), 1, 1)(context.streams.prototype, context.nodes["width"])
     read = {
         "tile": jnp.stack([context.database, last, tile.measures.astype(jnp.int32), tile.is_pilot.astype(jnp.int32)], axis=1),
         "integers": integers,

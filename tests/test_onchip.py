@@ -16,7 +16,7 @@ from jaxrel import onchip, onchip_nodes, random
 from jaxrel.batching import quick_loop
 from jaxrel.clusters import Rare, empty_tables, key_streams, key_tables
 from jaxrel.edges import fits_on_chip, pack_edges
-from jaxrel.kernel import tile_inputs
+from jaxrel.kernel import TableStreams, table_streams, tile_inputs
 from jaxrel.lanes import at_own
 from jaxrel.links import sample_link_laws, sample_links
 from jaxrel.nodes import walk_nodes, with_traits
@@ -105,6 +105,11 @@ def unlike(kernel: np.ndarray, reference: np.ndarray) -> float:
     return float(np.mean(np.abs(kernel - reference) > 1e-3 * scale))
 
 
+def streams_of(keys: jax.Array, schema: Schema, links: Links, scm: SCM) -> TableStreams:
+    tables = jnp.broadcast_to(jnp.arange(schema.row_count.shape[1], dtype=jnp.int32), schema.row_count.shape)
+    return table_streams(keys, schema, links.key, scm, tables)
+
+
 @pytest.mark.parametrize("name", ["default", "tiny"])
 def test_nodes_come_out_the_same(name: str) -> None:
     preset = jaxrel.presets.load(name)
@@ -121,7 +126,7 @@ def test_nodes_come_out_the_same(name: str) -> None:
     def both(database: jax.Array, j: jax.Array, done: Interventions, given: jax.Array, calibrated: bool) -> Any:
         own = dataclasses.replace(scm, calibrated=jnp.full(POOL, calibrated))
         inputs = schema, links, own, edges, done, capacity, exports, aggregates, j, j
-        its_schema, its_scm, context = tile_inputs(keys, *inputs, jnp.asarray(False), False, False, database)
+        its_schema, its_scm, context = tile_inputs(streams_of(keys, schema, links, scm), *inputs, jnp.asarray(False), False, False, database)
         shift, scale = given[0] * jnp.ones_like(its_scm.node_shift[:, 0]), given[1] * jnp.ones_like(its_scm.node_scale[:, 0])
         lanes = jnp.zeros((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
         signals = jnp.zeros((B, 0, capacity.width, TILE), jnp.float32)
@@ -201,7 +206,7 @@ def test_kernels_are_made_for_gpus(name: str) -> None:
         aggregates = jnp.zeros((B, AGGREGATES, capacity.width, capacity.rows), jnp.float32)
         done = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (B, *x.shape)), no_interventions())
         inputs = schema, links, scm, pack_edges(scm), done, capacity, exports, aggregates, j, j, jnp.asarray(False), False, False, j
-        its_schema, its_scm, context = tile_inputs(keys, *inputs)
+        its_schema, its_scm, context = tile_inputs(streams_of(keys, schema, links, scm), *inputs)
         lanes = jnp.zeros((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
         return its_schema, context, lanes, its_scm.node_shift[:, 0], its_scm.node_scale[:, 0]
 
