@@ -74,17 +74,20 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     dense = draw(edge["key"], edge["width"], edge["density"], edge["gain"], edge["bias"])
 
     def tied(dense: tuple[Array, Array]) -> tuple[Array, Array]:
+        edge = _unpack(row)  # here and below: a branch takes one row rather than a field after another
         tie = jax.vmap(functools.partial(tied_weights, W=W, H=H))
         return tie(edge["key"], edge["form"], edge["width"], edge["depth"], edge["gain"], *dense, jax.vmap(swapped)(dense[0]))
 
     weights, bias = jax.lax.cond(jnp.any((edge["form"] != Form.DENSE) & present), tied, lambda x: x, dense)
 
     def of_one(_: None) -> Array:  # every edge of the batch reads one lane: no matrix product
+        edge = _unpack(row)
         lane = jnp.where(edge["lane"] == CODE_LANE, W, jnp.maximum(edge["lane"], 0))
         x = jax.vmap(lambda lanes, parent, lane: lanes[parent, lane])(lanes, edge["parent"], lane)
         return weights[:, :, :1] * x[:, None, :]
 
     def of_all(_: None) -> Array:
+        edge = _unpack(row)
         z = product("bhw,bwr->bhr", weights, _of(lanes, edge["parent"]))
         return z if z.shape[0] == 1 else jnp.where((edge["lane"] == ALL_LANES)[:, None, None], z, of_one(None))
 
@@ -94,6 +97,7 @@ def edge_values(row: Packed, lanes: Array, present: Array, H: int, L: int, loop:
     h = compete(h, z, bias, jnp.where(present, edge["depth"], 0), code)
 
     def deeper(layer: Array, h: Array) -> Array:
+        edge = _unpack(row)
         A, b = jax.vmap(functools.partial(hidden_weights, H=H), (0, None, 0, 0, 0, 0))(
             edge["key"], layer, edge["hidden"], edge["density"], edge["gain"], edge["bias"]
         )

@@ -57,7 +57,7 @@ _TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "e
 
 @struct.dataclass
 class TableStreams:
-    """Random streams of ``n`` tables of each database: found by their names before the loop, since at every tile that took a third of it."""
+    """Random streams of ``n`` tables of each database, found by their names before the loop, not at every tile."""
 
     noise: Array  # u32[B, n, N, 2], of each node
     prototype: Array  # u32[B, n, N, 2], of each node's categories
@@ -243,7 +243,7 @@ def _step(
     in_use = jnp.arange(capacity.columns, dtype=jnp.int32)[None, :] < jnp.take_along_axis(schema.column_count, tile.table[:, None], axis=1)
     own_cut = jnp.where(in_use, at_own(scm.column_cut, tile.table), NO_CUT)
     by_marginal, driver = (own_table[0] != 0) & in_use, jnp.where(in_use, own_table[1], -1)
-    drives = jnp.any(driver[:, :, None] == jnp.arange(capacity.columns, dtype=jnp.int32), axis=1)
+    drives = jnp.any(driver[:, :, None] == jnp.arange(capacity.columns, dtype=jnp.int32)[None, None, :], axis=1)
     any_marginal, any_driver, any_cut = jnp.any(by_marginal), jnp.any(driver >= 0), jnp.any(own_cut != NO_CUT)
     ranked = by_marginal | drives | (own_cut != NO_CUT)
     wanted = ranked & tile.measures[:, None]

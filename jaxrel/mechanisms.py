@@ -199,7 +199,7 @@ def compete(h: Array, x: Array, bias: Array, depth: Array, code: Array) -> Array
         return (x + bias[:, :, None]).reshape(batch, units >> level, 1 << level, rows)
 
     def hard(h: Array, level: int) -> Array:
-        place = jnp.arange(1 << level, dtype=jnp.int32)[:, None]
+        place = jnp.arange(1 << level, dtype=jnp.int32)[None, None, :, None]
         groups = grouped(level)
         is_highest = groups >= jnp.max(groups, axis=2, keepdims=True)
         # the last one where none is: XLA may compute x anew, rounded otherwise

@@ -14,7 +14,7 @@ from jaxrel.batching import Loop, by_platform, product, quick_loop
 from jaxrel.categories import classify, prototypes
 from jaxrel.edges import Packed, combine_edges, fits_on_chip
 from jaxrel.exogenous import exogenous_rows, trait_rows
-from jaxrel.lanes import at_own, row_lanes
+from jaxrel.lanes import row_lanes
 from jaxrel.noise import add_noise
 from jaxrel.random import quotient, row_pair
 from jaxrel.tiles import SEGMENT, Tile
@@ -210,9 +210,7 @@ def _node(schema: Schema, context: Context, order: Array, i: Array, carry: Any, 
         prototype = prototypes(context.streams.prototype[:, n], context.nodes["width"][:, n], capacity)
         nodes = context.nodes
         noise_key = context.streams.noise[:, n]
-        code = classify(
-            value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], noise_key, context.tile.rows
-        )
+        code = classify(value, prototype, nodes["width"][:, n], nodes["classes"][:, n], nodes["noise"][:, n], noise_key, context.tile.rows)
         code = _done_to(code.astype(jnp.float32)[:, None], jnp.full(1, CODE_LANE, jnp.int32), context, n)[:, 0]
         code = jnp.clip(jnp.round(code), 0.0, jnp.maximum(classes - 1, 0).astype(jnp.float32)[:, None])
         q = jnp.arange(capacity.classes, dtype=jnp.int32)

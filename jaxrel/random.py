@@ -233,7 +233,7 @@ def below(word: Array, n: ArrayLike) -> Array:
 
 
 def quotient(a: ArrayLike, b: ArrayLike) -> Array:
-    """a // b of i32[...] or u32[...], a ≥ 0, b > 0, exactly; with operators that CPUs have for vectors, which they divide integers without."""
+    """a // b of i32[...] or u32[...], a ≥ 0, b > 0, exactly: CPUs divide integers one by one, but have vectors for all operators here."""
     a, b = jnp.broadcast_arrays(jnp.asarray(a), jnp.asarray(b))
     return _quotient(a.astype(jnp.uint32), b.astype(jnp.uint32)).astype(a.dtype)
 

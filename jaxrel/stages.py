@@ -56,9 +56,10 @@ class Plan:
         return self.capacity.rows > HUGE
 
 
-# The stages as programs of their own: the three that decide structure run once a database on small arrays, so they are compiled
+# The stages as programs of their own: the three that decide structure run once a database on small arrays, so schema and SCM are compiled
 # without optimisation, for which a first run waits less; and a user's schema goes through the very same programs. Of an SCM of many wide
-# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. XLA's older emitters of fusions, gone in the course of
+# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. Laws of links take half a second more to compile, and
+# 0.5 instead of 2 ms of every database. XLA's older emitters of fusions, gone in the course of
 # JAX 0.11, compile in two thirds of the time; what they emit for schema, laws and SCM is as fast, but slower for rows and links.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 _EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
@@ -80,7 +81,7 @@ def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capa
     return sample_scm(database_key(root, index), prior, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED | _EMITTERS)
+@partial(jax.jit, static_argnames="capacity", compiler_options={"xla_backend_optimization_level": 1} | _EMITTERS)
 def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
     return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))  # rows are placed later
 

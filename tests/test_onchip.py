@@ -31,11 +31,14 @@ from jaxrel.types import (
     EXPORTS,
     INTERVENTIONS,
     NO_TABLE,
+    SCM,
     TILE,
     Interventions,
     LinkLaw,
+    Links,
     NodeKind,
     Popularity,
+    Schema,
     no_interventions,
 )
 
@@ -126,7 +129,8 @@ def test_nodes_come_out_the_same(name: str) -> None:
     def both(database: jax.Array, j: jax.Array, done: Interventions, given: jax.Array, calibrated: bool) -> Any:
         own = dataclasses.replace(scm, calibrated=jnp.full(POOL, calibrated))
         inputs = schema, links, own, edges, done, capacity, exports, aggregates, j, j
-        its_schema, its_scm, context = tile_inputs(streams_of(keys, schema, links, scm), *inputs, jnp.asarray(False), False, False, database)
+        streams = streams_of(keys, schema, links, scm)
+        its_schema, its_scm, context = tile_inputs(streams, *inputs, jnp.asarray(False), False, False, database)
         shift, scale = given[0] * jnp.ones_like(its_scm.node_shift[:, 0]), given[1] * jnp.ones_like(its_scm.node_scale[:, 0])
         lanes = jnp.zeros((B, capacity.nodes, capacity.width + 1, TILE), jnp.float32)
         signals = jnp.zeros((B, 0, capacity.width, TILE), jnp.float32)

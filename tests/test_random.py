@@ -82,6 +82,18 @@ def test_every_kind_of_key_is_reduced_to_two_words() -> None:
             random.reduce_key(wrong)
 
 
+@pytest.mark.parametrize("bits", [4, 12, 20, 27, 32])
+def test_quotients_of_integers_are_exact(bits: int) -> None:
+    dice = np.random.default_rng(bits)
+    b = np.maximum(dice.integers(0, 1 << np.arange(1, 33)[:, None], (32, 3000), dtype=np.uint64), 1)
+    a = dice.integers(0, 1 << bits, b.shape, dtype=np.uint64)
+    beside = np.clip((a // b * b).astype(np.int64) + dice.integers(-1, 2, b.shape), 0, 2**32 - 1)  # where rounding would show
+    for x in (a, beside, np.full_like(b, 2**32 - 1)):
+        words = jnp.asarray(x.astype(np.uint32)), jnp.asarray(b.astype(np.uint32))
+        np.testing.assert_array_equal(jax.jit(random.quotient)(*words), x.astype(np.uint64) // b)
+    assert np.asarray(random.quotient(jnp.int32(2**31 - 1), jnp.int32(1))) == 2**31 - 1
+
+
 def test_mulhi_is_exact() -> None:
     words = np.random.default_rng(1).integers(0, 2**32, (2, 1000), dtype=np.uint32)
     words[:, :4] = [[0, 2**32 - 1, 2**32 - 1, 2**16], [5, 2**32 - 1, 1, 2**16]]
