@@ -151,7 +151,7 @@ def measured_knots(seen: Array, real: Array, wanted: Array, knots: Array, loop: 
 
         def one(i: Array, knots: Array) -> Array:
             lane = jnp.take_along_axis(seen, order[:, i, None, None], axis=1)
-            is_it = wanted & (jnp.arange(wanted.shape[1], dtype=order.dtype) == order[:, i, None])
+            is_it = wanted & (jnp.arange(wanted.shape[1], dtype=order.dtype)[None] == order[:, i, None])
             return jnp.where(is_it[:, :, None], jax.vmap(knots_of)(lane, real), knots)
 
         done: Array = loop(0, jnp.max(jnp.sum(wanted, axis=1, dtype=jnp.int32)), wanted.shape[1], one, knots)
