@@ -58,9 +58,9 @@ class Plan:
 
 # The stages as programs of their own: the three that decide structure run once a database on small arrays, so schema and SCM are compiled
 # without optimisation, for which a first run waits less; and a user's schema goes through the very same programs. Of an SCM of many wide
-# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. Laws of links take half a second more to compile, and
-# 0.5 instead of 2 ms of every database. XLA's older emitters of fusions, gone in the course of
-# JAX 0.11, compile in two thirds of the time; what they emit for schema, laws and SCM is as fast, but slower for rows and links.
+# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. Laws of links, optimised, take half a second more to
+# compile and 0.5 instead of 2 ms of every database. XLA's older emitters of fusions, gone in the course of JAX 0.11, compile in two thirds
+# of the time; what they emit for schema, laws and SCM is as fast, but slower for rows and links.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 _EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 _MANY_NODES = 1024  # of all tables

@@ -336,7 +336,7 @@ class SCM:
     column_order: Array  # i32[T, C], LabelOrder of a cut column
     node_shift: Array  # f32[T, N, W], calibration: mean of the signal over the pilot
     node_scale: Array  # f32[T, N, W], calibration: one over its standard deviation
-    column_knots: Array  # f32[T, C, SCORES], calibration: quantiles of the observed lane over the pilot
+    column_knots: Array  # f32[T, C, SCORES], calibration of columns that go by ranks: quantiles of the lane over the pilot
     calibrated: Array  # bool[], the three above are measured
     fits: Array  # bool[]
 

@@ -12,12 +12,13 @@ import pytest
 from sampled import databases, each, tables
 from scipy import stats
 
-from jaxrel import presets
-from jaxrel.columns import from_score, knots_of, log_survival, missing_values, sample_columns, to_score
+from jaxrel import columns, presets
+from jaxrel.batching import fixed_loop, quick_loop
+from jaxrel.columns import from_score, knots_of, log_survival, measured_knots, missing_values, sample_columns, to_score
 from jaxrel.convert import to_arrow
 from jaxrel.random import named_key, normals, row_pair
 from jaxrel.registry import MARGINALS
-from jaxrel.types import FIRST_DAY, LAST_DAY, TILE, Kind
+from jaxrel.types import FIRST_DAY, LAST_DAY, SCORES, TILE, Kind
 
 ROWS = 1_000_000
 KEY = jnp.asarray([1, 2], jnp.uint32)
@@ -104,6 +105,20 @@ def test_an_atom_gets_the_middle_of_its_ranks_and_padding_counts_for_nothing() -
     assert float(knots.max()) == 1.0
     w = np.asarray(jax.jit(to_score)(jnp.asarray([[0.0, 1.0]]), knots))[0]
     assert w[0] < 0.68 < w[1] and np.isfinite(w).all()
+
+
+def test_knots_are_measured_where_they_are_wanted_in_turn_or_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = np.random.default_rng(0)
+    seen, given = (jnp.asarray(dice.normal(size=(3, 5, n)), jnp.float32) for n in (TILE, len(SCORES)))
+    real, wanted = jnp.arange(TILE, dtype=jnp.int32)[None] < jnp.asarray([[TILE], [700], [1]]), jnp.asarray(dice.random((3, 5)) < 0.5)
+    assert 0 < int(wanted.sum()) < wanted.size
+    measured = jax.jit(measured_knots, static_argnames="loop")
+    in_turn = np.asarray(measured(seen, real, wanted, given, loop=quick_loop))
+    np.testing.assert_array_equal(np.asarray(measured(seen, real, wanted, given, loop=fixed_loop)), in_turn)
+    monkeypatch.setattr(columns, "by_platform", lambda kernel, operators: kernel())  # as on a GPU
+    np.testing.assert_array_equal(np.asarray(jax.jit(lambda: measured_knots(seen, real, wanted, given, quick_loop))()), in_turn)
+    alone = np.asarray(jax.vmap(jax.jit(knots_of))(seen, real))
+    np.testing.assert_array_equal(in_turn, np.where(np.asarray(wanted)[:, :, None], alone, np.asarray(given)))
 
 
 def test_missing_at_random_given_another_value_and_by_the_value_itself() -> None:
