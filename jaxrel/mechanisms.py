@@ -209,11 +209,11 @@ def compete(h: Array, x: Array, bias: Array, depth: Array, code: Array) -> Array
     def soft(h: Array, level: int) -> Array:
         groups = grouped(level)
         raised = exp(jnp.clip(groups - jnp.max(groups, axis=2, keepdims=True), -80.0, 0.0))
-        total = raised
-        for _ in range(level):  # in pairs: a sum in turn would add up to other bits
-            left, right = jnp.split(total.reshape(batch, units >> level, -1, 2, rows), 2, axis=3)
-            total = (left + right)[:, :, :, 0]
-        return h + (raised / total).reshape(h.shape)
+        raised = total = raised.reshape(h.shape)
+        for below in range(level):  # in pairs, as wide as the units: where XLA sees a broadcast divisor, it multiplies by a reciprocal
+            pairs = total.reshape(batch, units >> (below + 1), 2, 1 << below, rows)
+            total = jnp.repeat(jnp.sum(pairs, axis=2, keepdims=True), 2, axis=2).reshape(h.shape)
+        return h + raised / total
 
     weights = jnp.asarray(ACTIVATION_TABLE)[code]
     number = jnp.where(weights[:, WINNER] != 0, depth, jnp.where(weights[:, SHARE] != 0, depth + len(levels), 0))
