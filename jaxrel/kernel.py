@@ -27,7 +27,7 @@ from jaxrel.columns import from_score, in_units, measured_knots, missing_values,
 from jaxrel.cuts import cut_codes, cut_key
 from jaxrel.edges import Packed
 from jaxrel.lanes import at_own, of_lane, rows_at, write_tile
-from jaxrel.nodes import SERIES_FIELDS, Context, walk_nodes
+from jaxrel.nodes import SERIES_FIELDS, Context, TableStreams, walk_nodes
 from jaxrel.random import named_key
 from jaxrel.registry import CUTS
 from jaxrel.schedule import schedule_rows
@@ -49,21 +49,10 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["State", "TableStreams", "table_streams", "tile_inputs", "walk"]
+__all__ = ["State", "table_streams", "tile_inputs", "walk"]
 
 _NODE_FIELDS = ("kind", "used", "width", "classes", "combine", "noise", "law", "spread")
 _TABLE_FIELDS = (*SERIES_FIELDS, "gather_fk", "gather_export", "export_node", "edge_start", "pass2_start", "trait_table")
-
-
-@struct.dataclass
-class TableStreams:
-    """Random streams of ``n`` tables of each database, found by their names before the loop, not at every tile."""
-
-    noise: Array  # u32[B, n, N, 2], of each node
-    prototype: Array  # u32[B, n, N, 2], of each node's categories
-    trait: Array  # u32[B, n, N, 2], of the key whose trait a node shows
-    missing: Array  # u32[B, n, C, 2], of each column
-    cut: Array  # u32[B, n, C, 2]
 
 
 @struct.dataclass
@@ -84,7 +73,7 @@ class State:
 
 
 def table_streams(key: Array, schema: Schema, link_key: Array, scm: SCM, tables: Array) -> TableStreams:
-    """Streams of the tables i32[B, n]; ``key`` and ``link_key`` u32[B, 2], other leaves lead with B."""
+    """Random streams of the tables i32[B, n]; ``key`` and ``link_key`` u32[B, 2], other leaves lead with B."""
 
     def of_one(key: Array, schema: Schema, link_key: Array, scm: SCM, tables: Array) -> TableStreams:
         table_id, node = schema.table_id[tables, None], jnp.arange(scm.node_kind.shape[1], dtype=jnp.int32)

@@ -187,7 +187,7 @@ def compete(h: Array, x: Array, bias: Array, depth: Array, code: Array) -> Array
         x: f32[B, H, rows], scores but for the bias.
         bias: f32[B, H].
         depth: i32[B]; nothing is added where it is 0.
-        code: i32[B], rows of `ACTIVATION_TABLE`, of which the columns WINNER and SHARE count.
+        code: i32[B], rows of `ACTIVATION_TABLE`, of which the columns WINNER and SHARE count, 0 or 1.
 
     Returns:
         f32[B, H, rows].

@@ -32,7 +32,7 @@ from jaxrel.types import (
     Schema,
 )
 
-__all__ = ["CLIP", "FAINT", "SERIES_FIELDS", "Carry", "Context", "is_dead", "walk_nodes", "with_traits"]
+__all__ = ["CLIP", "FAINT", "SERIES_FIELDS", "Carry", "Context", "TableStreams", "is_dead", "walk_nodes", "with_traits"]
 
 CLIP = 30.0  # standardised signals beyond it are cut
 FAINT = 2e-3  # a signal that varies less is not blown up to unit variance, and its rounding with it
@@ -42,11 +42,22 @@ Carry = tuple[Array, Array, Array, Array]
 
 
 @struct.dataclass
+class TableStreams:
+    """Random streams of ``n`` tables of each database, found by their names before the loop, not at every tile."""
+
+    noise: Array  # u32[B, n, N, 2], of each node
+    prototype: Array  # u32[B, n, N, 2], of each node's categories
+    trait: Array  # u32[B, n, N, 2], of the key whose trait a node shows
+    missing: Array  # u32[B, n, C, 2], of each column
+    cut: Array  # u32[B, n, C, 2]
+
+
+@struct.dataclass
 class Context:
     """One tile's inputs for all databases, or lanes."""
 
     database: Array | None  # i32[B], whose tile each lane computes; None: its own
-    streams: Any  # `jaxrel.kernel.TableStreams` of the tile's table, without the axis n
+    streams: TableStreams  # of the tile's table, without the axis n
     tile: Tile
     time: Array  # i32[B, TILE]
     moment: Array  # f32[B, TILE]

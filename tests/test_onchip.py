@@ -16,10 +16,10 @@ from jaxrel import onchip, onchip_nodes, random
 from jaxrel.batching import quick_loop
 from jaxrel.clusters import Rare, empty_tables, key_streams, key_tables
 from jaxrel.edges import fits_on_chip, pack_edges
-from jaxrel.kernel import TableStreams, table_streams, tile_inputs
+from jaxrel.kernel import table_streams, tile_inputs
 from jaxrel.lanes import at_own
 from jaxrel.links import sample_link_laws, sample_links
-from jaxrel.nodes import walk_nodes, with_traits
+from jaxrel.nodes import TableStreams, walk_nodes, with_traits
 from jaxrel.presets import Preset
 from jaxrel.schema import sample_schema
 from jaxrel.scm import sample_scm
