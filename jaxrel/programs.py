@@ -30,8 +30,9 @@ from jax.experimental import serialize_executable
 __all__ = ["COMPILER_OPTIONS", "compile_or_load"]
 
 # What the kernel gains from on CPU, for ``jax.jit(..., compiler_options=...)``; other backends pass it by. XLA keeps to half of the vector
-# registers of AVX-512 unless it is told otherwise, and cuts operators of microseconds into pieces for its threads.
-COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_multi_thread_eigen": False}
+# registers of AVX-512 unless it is told otherwise, and its task assigner cuts operators of microseconds into a piece for each core: half of
+# the kernel's processor time went into handing them out. Other databases keep the other cores busy.
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512, "xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
 
 def _machine() -> str:

@@ -64,7 +64,6 @@ class Plan:
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 _EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 _MANY_NODES = 1024  # of all tables
-_WIDE = {"xla_cpu_prefer_vector_width": COMPILER_OPTIONS["xla_cpu_prefer_vector_width"]}  # the links of one huge table are worth all cores
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED | _EMITTERS)
@@ -86,7 +85,7 @@ def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Cap
     return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))  # rows are placed later
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_WIDE)
+@partial(jax.jit, static_argnames="capacity", compiler_options=COMPILER_OPTIONS)
 def _links(laws: Links, schema: Schema, capacity: Capacity) -> Links:
     return place_links(laws, schema, capacity)
 
