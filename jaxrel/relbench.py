@@ -283,20 +283,20 @@ def _statistics(column: pa.ChunkedArray) -> dict[str, Any]:
         return {"n_unique": 0, "n_classes": 0, "majority_frac": 0.0, "std": 0.0}
     if coded:
         counts = np.bincount(values)
-        codes = np.flatnonzero(counts)
+        codes = counts.nonzero()[0]
         distinct, most = codes.size, int(counts.max())
         weight = counts[codes]
-        squares = weight * np.square(codes - np.sum(weight * codes) / values.size)
+        squares = weight * np.square(codes - (weight * codes).sum() / values.size)
     else:
         ordered = np.sort(values)
-        ends = np.flatnonzero(ordered[1:] != ordered[:-1])  # of all runs of equal values but the last
-        distinct, most = ends.size + 1, int(np.diff(ends, prepend=-1, append=values.size - 1).max())
+        ends = np.concatenate(((-1,), (ordered[1:] != ordered[:-1]).nonzero()[0], (values.size - 1,)))  # of runs of equal values
+        distinct, most = ends.size - 1, int((ends[1:] - ends[:-1]).max())
         squares = np.square(values - values.mean(dtype=np.float64))
     return {
         "n_unique": distinct,
         "n_classes": distinct if coded else 0,
         "majority_frac": round(most / values.size, 6),
-        "std": float(f"{math.sqrt(np.sum(squares) / values.size):.6g}"),
+        "std": float(f"{math.sqrt(squares.sum() / values.size):.6g}"),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 # XLA's older emitters of fusions, which must change no promise. What compiles as a user's programs do: the canary's, the benchmarks',
 # the notebooks' and the README's commands.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1", "--xla_cpu_multi_thread_eigen=false"]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=1", "--xla_disable_hlo_passes=cpu-parallel-task-assigner"]
     + ["--xla_cpu_use_fusion_emitters=false"] * (tuple(int(x) for x in version("jaxlib").split(".")[:2]) < (0, 11))
 )
 
