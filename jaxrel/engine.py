@@ -8,12 +8,15 @@ or schema alone: never of its neighbours, of the range that a run was asked for,
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import queue
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -43,6 +46,8 @@ _MOST_SEEDS = 1 << 32  # a seed is one key word
 _MOST_INDICES = 1 << 31  # an index is folded in as a non-negative int32
 _MOST_TASKS = 100  # of a database
 _TICK = 0.5  # seconds between two looks of the progress bar
+_KEPT = 64 << 20  # bytes that a thread's part of glibc's heap keeps when they are freed
+_MAPPED = 32 << 20  # bytes of the smallest block that glibc maps by itself, the most that it allows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +238,16 @@ def _size(database: Database, catalog: Catalog | None) -> tuple[int, int]:
     return int(rows.sum()), int((rows * columns).sum())
 
 
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep what one database freed for the next: else its arrays are fresh pages again and again, a tenth of a run's CPU time."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            for option, value in ((-1, _KEPT), (-2, _KEPT), (-3, _MAPPED)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+                mallopt(option, value)
+
+
 class _Pipeline:
     """Some computing threads, some writing threads, and the bounded queue between them.
 
@@ -333,7 +348,7 @@ def generate(
 
     All devices of the process compute, or the one that ``jax.default_device`` names. Where `jax.distributed` joins several processes, each
     calls this with the same arguments and sees to a contiguous share of the indices; together they write what one process would, and none
-    waits for another.
+    waits for another. On Linux the process's heap keeps up to 64 MiB of freed memory a thread from then on.
 
     Args:
         source: a preset, a prior with its capacity, or a schema with its catalog (as `read_sql` returns them).
@@ -396,6 +411,7 @@ def generate(
     if out.is_dir():
         files.remove_partial(out, [f"{prefix}-{index}" for index in indices])
     if todo:
+        _keep_freed_memory()
         with _output_folder(out), contextlib.ExitStack() as stack:
             devices, lock = own_devices(), threading.RLock()
             cores = threads or os.cpu_count() or 1

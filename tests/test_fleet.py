@@ -31,7 +31,8 @@ def on_eight_devices(what: str, file: Path) -> dict[str, Any]:
     script = Path(__file__).with_name("on_eight_devices.py")
     env = {"JAX_COMPILATION_CACHE_DIR": str(CACHE / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     # compiled without optimisation, in half of the time: it rounds differently, and decides nothing else
-    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_disable_hlo_passes=cpu-parallel-task-assigner"
+    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env["XLA_FLAGS"] += " --xla_disable_hlo_passes=cpu-parallel-task-assigner"
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, script, what, file], env=os.environ | env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
