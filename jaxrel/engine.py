@@ -240,7 +240,7 @@ def _size(database: Database, catalog: Catalog | None) -> tuple[int, int]:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Let glibc keep what one database freed for the next: else its arrays are fresh pages again and again, a twelfth of a run's CPU time."""
+    """Let glibc keep what one database freed for the next: else its arrays are fresh pages each time, a twelfth of a run's CPU time."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
