@@ -16,7 +16,7 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_real
 from jaxrel.prior import SCMPrior
-from jaxrel.random import below, bits, exp, running_sum
+from jaxrel.random import Words, below, bits, exp, running_sum
 from jaxrel.tiles import tile_at, tile_count
 from jaxrel.types import AGGREGATES, HUGE, NO_ROW, NO_TABLE, SCM, TILE, Aggregate, Capacity, Links, Schema, tiles_of
 
@@ -26,7 +26,7 @@ _LOWEST = jnp.iinfo(jnp.int32).min
 _MOST = 32.0  # lanes lie within it (the kernel cuts signals at 30)
 
 
-def sample_aggregates(key: Array, law: SCMPrior, schema: Schema, table: Array, exports: int) -> dict[str, Array]:
+def sample_aggregates(key: Array | Words, law: SCMPrior, schema: Schema, table: Array, exports: int) -> dict[str, Array]:
     """Choose what one table hears from its children.
 
     Args:
@@ -41,6 +41,7 @@ def sample_aggregates(key: Array, law: SCMPrior, schema: Schema, table: Array, e
     """
     T, K = schema.fk_parent.shape
     t, slot = jnp.arange(T, dtype=jnp.int32), jnp.arange(AGGREGATES, dtype=jnp.int32)
+    key = Words(key, ("aggregated key", "by recency", "aggregated export", "aggregate", "decay"), slot)
     leads_here = (schema.fk_parent == table) & (t != table)[:, None] & ~schema.has_time[:, None]
     flat = leads_here.reshape(-1)
     candidates = jnp.sum(flat, dtype=jnp.int32)

@@ -18,13 +18,24 @@ from jax import Array
 from jaxrel.batching import Loop, by_platform
 from jaxrel.draws import draw_choice, draw_flag, draw_real
 from jaxrel.prior import SCMPrior
-from jaxrel.random import below, bits, chance, exp, log, pair, row_bits, uniform
+from jaxrel.random import Words, below, bits, chance, exp, log, pair, row_bits, uniform
 from jaxrel.registry import MARGINALS
 from jaxrel.style import Style
 from jaxrel.types import FIRST_DAY, LAST_DAY, SCORES, Kind
 
-__all__ = ["from_score", "in_units", "knots_of", "log_survival", "measured_knots", "missing_values", "sample_columns", "to_score"]
+__all__ = [
+    "COLUMN_DRAWS",
+    "from_score",
+    "in_units",
+    "knots_of",
+    "log_survival",
+    "measured_knots",
+    "missing_values",
+    "sample_columns",
+    "to_score",
+]
 
+COLUMN_DRAWS = ("marginal", "shape", "scale", "offset", "driver", "own value", "not at random", "date")
 _OWN_UNIT = ("count", "price", "bounded", "standard")  # their unit means something: no scale, no offset
 _FROM_ZERO = ("lognormal", "exponential", "pareto", "zero_inflated", "bounded")  # scaled, not shifted
 _PLAIN = MARGINALS.index("identity")
@@ -32,7 +43,7 @@ _PLACES = np.asarray([round(0.5 * (1 + math.erf(z / math.sqrt(2))) * 2**20) for 
 
 
 def sample_columns(
-    key: Array, law: SCMPrior, kind: Array, count: Array, days: tuple[Array, Array], style: Style | None = None
+    key: Array | Words, law: SCMPrior, kind: Array, count: Array, days: tuple[Array, Array], style: Style | None = None
 ) -> dict[str, Array]:
     """Sample marginals, their shapes, units, and the drivers of what is missing.
 
@@ -47,6 +58,7 @@ def sample_columns(
     Returns:
         The ``column_*`` fields of `jaxrel.types.SCM` except node, lane and knots.
     """
+    key = Words(key, ("offset", "date"), 1)
     real = (kind == Kind.NUMERIC) | (kind == Kind.INTEGER)
     marginal = jnp.where(real, draw_choice(key, "marginal", law.marginals, style=style), _PLAIN)
     u = _coarse(bits(key, 0, "shape"))
@@ -92,7 +104,7 @@ def _coarse(word: Array) -> Array:
     return ((word >> 23).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-9)
 
 
-def _dates(key: Array, days: tuple[Array, Array]) -> dict[str, Array]:
+def _dates(key: Array | Words, days: tuple[Array, Array]) -> dict[str, Array]:
     """Marginals, scales and offsets in days of date columns: evenly over the events' span, most of them near its end, or around a year."""
     first, span = (x.astype(jnp.float32) for x in days)
     u, v = (_coarse(word) for word in pair(key, 0, "date"))

@@ -14,19 +14,22 @@ from jax import Array
 from jaxrel.columns import log_survival
 from jaxrel.draws import draw_choice, draw_share
 from jaxrel.prior import SCMPrior
-from jaxrel.random import bits, chance, exp, log, mulhi, named_key, pair, uniform
+from jaxrel.random import Words, bits, chance, exp, log, mulhi, named_key, pair, uniform
 from jaxrel.registry import CUTS
 from jaxrel.style import Style
 from jaxrel.types import NO_CUT, SCM, LabelOrder, Schema
 
-__all__ = ["cut_codes", "cut_key", "permute_codes", "sample_cuts"]
+__all__ = ["CUT_DRAWS", "cut_codes", "cut_key", "permute_codes", "sample_cuts"]
 
+CUT_DRAWS = ("cut", "exponent", "permuted", "descending", "skew")
 _ROUNDS = 12
 _RAREST = 2e-4  # share of the rarest class that a skewed cut aims at
 _POINTS = 64  # lanes of a column's words: rounds of the permutation from 0, points from here
 
 
-def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, classes: Array, most: Array, style: Style) -> dict[str, Array]:
+def sample_cuts(
+    key: Array | Words, database: Array, law: SCMPrior, binned: Array, classes: Array, most: Array, style: Style
+) -> dict[str, Array]:
     """Sample how binned columns are cut.
 
     Args:
@@ -41,14 +44,15 @@ def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, class
     Returns:
         ``column_cut`` and ``column_order`` of `jaxrel.types.SCM`, and ``column_shape`` of the columns that are binned: the exponent.
     """
+    of_all = Words(database, ("permuted", "descending"))
     cut = draw_choice(key, "cut", law.cuts, style=style)
     cut = jnp.where(classes > most, CUTS.index("zipf"), cut)
     u = (bits(key, 0, "exponent") >> 20).astype(jnp.float32) * jnp.float32(2.0**-12)
     steep = 0.1875 + 1.4375 * u  # Zipf's exponent, exact; the closed form has none at 1
     steep = jnp.where(jnp.abs(steep - 1.0) < 0.02, 1.02, steep)
     shape = jnp.where(cut == CUTS.index("zipf"), steep, jnp.where(cut == CUTS.index("skewed"), _skew(key, classes), 1.0))
-    permuted = chance(bits(key, 0, "permuted"), draw_share(database, "permuted", law.permuted))
-    descending = chance(bits(key, 0, "descending"), draw_share(database, "descending", law.descending))
+    permuted = chance(bits(key, 0, "permuted"), draw_share(of_all, "permuted", law.permuted))
+    descending = chance(bits(key, 0, "descending"), draw_share(of_all, "descending", law.descending))
     order = jnp.where(permuted, LabelOrder.PERMUTED, jnp.where(descending, LabelOrder.DESCENDING, jnp.int32(LabelOrder.ASCENDING)))
     return {
         "column_cut": jnp.where(binned, cut, jnp.int32(NO_CUT)),
@@ -57,7 +61,7 @@ def sample_cuts(key: Array, database: Array, law: SCMPrior, binned: Array, class
     }
 
 
-def _skew(key: Array, classes: Array) -> Array:
+def _skew(key: Array | Words, classes: Array) -> Array:
     """f32[...]: exponents of the rank by which the first class, or the last one, has a share between `_RAREST` and an even one."""
     word, side = pair(key, 0, "skew")
     q = jnp.maximum(classes, 2).astype(jnp.float32)

@@ -23,11 +23,24 @@ from jax import Array
 
 from jaxrel.draws import draw_choice
 from jaxrel.prior import LinkPrior
-from jaxrel.random import Key, below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
+from jaxrel.random import Key, Words, below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
 from jaxrel.registry import DEGREES as NAMES
 from jaxrel.types import DEGREES, Popularity
 
-__all__ = ["EDGES", "WEIGHTS", "child_point", "count_children", "degree_laws", "degree_weight", "means_of", "parent_weight", "weigh"]
+__all__ = [
+    "DEGREE_DRAWS",
+    "EDGES",
+    "WEIGHTS",
+    "child_point",
+    "count_children",
+    "degree_laws",
+    "degree_weight",
+    "means_of",
+    "parent_weight",
+    "weigh",
+]
+
+DEGREE_DRAWS = ("degrees", "degree size", "seldom")  # of `degree_laws`
 
 _UNIT = 256  # weight of a parent of popularity 1
 _FIRST = 1 << 26  # Zipf's weight of the most popular parent: with one unit at least for each of 2^30 rows, the sum is below 2^32
@@ -171,7 +184,7 @@ def means_of(children: Array, parents: Array) -> Array:
     return divide(children.astype(jnp.float32), jnp.maximum(parents, 1).astype(jnp.float32))
 
 
-def degree_laws(stream: Array, law: LinkPrior, mean: Array) -> tuple[Array, Array]:
+def degree_laws(stream: Array | Words, law: LinkPrior, mean: Array) -> tuple[Array, Array]:
     """Draw the degree laws of some keys.
 
     Args:

@@ -4,18 +4,20 @@ divisions and square roots only, all of which every instruction set rounds alike
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrel.prior import Range, Weights
-from jaxrel.random import below, bits, chance, divide, mulhi, name_id, pair, running_sum, square_root, uniform
+from jaxrel import struct
+from jaxrel.prior import Prior, Range, Weights
+from jaxrel.random import Words, below, bits, chance, divide, mulhi, pair, pairs, running_sum, square_root, uniform
 from jaxrel.style import Style
 
-__all__ = ["draw_choice", "draw_flag", "draw_integer", "draw_integers", "draw_real", "draw_share", "rate"]
+__all__ = ["draw_choice", "draw_flag", "draw_integer", "draw_integers", "draw_real", "draw_share", "rate", "tabulated"]
 
 _BUCKETS = 64  # integer ranges up to this many values are drawn by exact mass, wider ones by this many buckets
 
@@ -28,9 +30,44 @@ def _power(x: Array, power: Array) -> Array:
     return jax.lax.fori_loop(1, 5, lambda i, out: jnp.where(halves >= 2 * i, divide(out, x), out), out)
 
 
-@jax.jit
-def _buckets(lows: Array, highs: Array, power: Array) -> tuple[Array, Array]:
+@struct.dataclass
+class _Tabulated(Range):
+    """An integer law with its buckets."""
+
+    edges: Array  # i32[bucket + 1], where they begin
+    cumulative: Array  # u32[bucket], their weights
+
+
+def tabulated(prior: Prior) -> Prior:
+    """The same prior, with the buckets of all its integer laws made at once: for each draw anew, they are most of its program."""
+    names = [
+        (section.name, field.name)
+        for section in dataclasses.fields(prior)
+        for field in dataclasses.fields(getattr(prior, section.name))
+        if field.metadata["spec"].kind == "integer"
+    ]
+    laws = [getattr(getattr(prior, section), name) for section, name in names]
+    edges, cumulative = _buckets(laws)
+    sections = {section.name: getattr(prior, section.name) for section in dataclasses.fields(prior)}
+    for n, ((section, name), law) in enumerate(zip(names, laws, strict=True)):
+        table = _Tabulated(low=law.low, high=law.high, power=law.power, edges=edges[n], cumulative=cumulative[n])
+        sections[section] = dataclasses.replace(sections[section], **{name: table})
+    return Prior(**sections)
+
+
+def _buckets(laws: Sequence[Range]) -> tuple[Array, Array]:
     """Where the buckets of some integer laws begin, i32[law, bucket + 1], and their cumulative weights, u32[law, bucket]."""
+    known = [law for law in laws if isinstance(law, _Tabulated)]
+    if len(known) == len(laws):
+        return jnp.stack([law.edges for law in known]), jnp.stack([law.cumulative for law in known])
+    lows = jnp.stack([law.low for law in laws]).astype(jnp.int32)[:, None]
+    highs = jnp.maximum(jnp.stack([law.high for law in laws]).astype(jnp.int32)[:, None], lows)
+    edges, cumulative = _count_buckets(lows, highs, jnp.stack([law.power for law in laws])[:, None])
+    return edges, cumulative
+
+
+@jax.jit
+def _count_buckets(lows: Array, highs: Array, power: Array) -> tuple[Array, Array]:
     j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
     root = divide((highs + 1).astype(jnp.float32), jnp.maximum(lows, 1).astype(jnp.float32))
     root = jax.lax.fori_loop(0, 6, lambda _, root: square_root(root), root)  # the 64th root
@@ -49,12 +86,13 @@ def _buckets(lows: Array, highs: Array, power: Array) -> tuple[Array, Array]:
     return edges, cumulative
 
 
-def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
+def draw_integers(key: Array | Words, laws: Mapping[str, Range], i: ArrayLike = 0, style: Style | None = None) -> dict[str, Array]:
     """Draw several integers with mass proportional to ``n ** -power`` (exact up to 64 values, in 64 geometric buckets beyond).
 
     Args:
-        key: u32[..., 2].
-        laws: integer ranges by the name of the draw; a power is rounded to a multiple of 1/2 in 0…4.
+        key: u32[..., 2]; here and below it may come with words drawn ahead.
+        laws: integer ranges by the name of the draw; a power is rounded to a multiple of 1/2 in 0…4. Of a prior that is `tabulated`,
+            their buckets are known.
         i: i32[...], number of the draw.
         style: of the draws' tables.
 
@@ -62,12 +100,8 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
         By name, i32[...].
     """
     names = list(laws)
-    lows = jnp.stack([laws[n].low for n in names]).astype(jnp.int32)[:, None]
-    highs = jnp.maximum(jnp.stack([laws[n].high for n in names]).astype(jnp.int32)[:, None], lows)
-    power = jnp.stack([laws[n].power for n in names])[:, None]
-    edges, cumulative = _buckets(lows, highs, power)
-    lanes = jnp.asarray([name_id(n) for n in names], jnp.uint32)
-    word, inside = pair(key[..., None, :], jnp.asarray(i)[..., None], lanes)  # [..., law]
+    edges, cumulative = _buckets(list(laws.values()))
+    word, inside = pairs(key, i, names)  # [..., law]
     if style is not None:
         word = jnp.stack([style.near(n, word[..., m]) for m, n in enumerate(names)], axis=-1)
     target = mulhi(word, cumulative[:, -1])[..., None]
@@ -77,17 +111,17 @@ def draw_integers(key: Array, laws: Mapping[str, Range], i: ArrayLike = 0, style
     return {n: value[..., m] for m, n in enumerate(names)}
 
 
-def draw_integer(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
+def draw_integer(key: Array | Words, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """One draw of `draw_integers`, i32[...]."""
     return draw_integers(key, {name: law}, i, style)[name]
 
 
-def _word(key: Array, name: str, i: ArrayLike, style: Style | None) -> Array:
+def _word(key: Array | Words, name: str, i: ArrayLike, style: Style | None) -> Array:
     word = bits(key, i, name)
     return word if style is None else style.near(name, word)
 
 
-def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
+def draw_real(key: Array | Words, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw f32[...] reals with density proportional to ``x ** -power``; for amplitudes, never for structure."""
     u = uniform(_word(key, name, i, style))
     low, high = law.low, jnp.maximum(law.high, law.low)
@@ -102,13 +136,13 @@ def draw_real(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style 
     return jnp.where(law.power == 0, even, jnp.clip(curved, low, high))
 
 
-def draw_share(key: Array, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
+def draw_share(key: Array | Words, name: str, law: Range, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw u32[...] shares in units of 2^-24, uniform between low and high."""
     low, high = (jnp.round(x * jnp.float32(2**24)).astype(jnp.uint32) for x in (law.low, law.high))
     return low + mulhi(_word(key, name, i, style), jnp.maximum(high, low) - low + 1)
 
 
-def draw_choice(key: Array, name: str, law: Weights, i: ArrayLike = 0, style: Style | None = None) -> Array:
+def draw_choice(key: Array | Words, name: str, law: Weights, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """Draw i32[...] indices by weight (weights are rounded to multiples of 1/4096)."""
     cumulative = running_sum(jnp.round(law.weight * 4096).astype(jnp.uint32))
     word, second = pair(key, i, name)
@@ -122,6 +156,6 @@ def rate(share: Array) -> Array:
     return jnp.round(share * jnp.float32(2**24)).astype(jnp.uint32)
 
 
-def draw_flag(key: Array, name: str, share: Array, i: ArrayLike = 0, style: Style | None = None) -> Array:
+def draw_flag(key: Array | Words, name: str, share: Array, i: ArrayLike = 0, style: Style | None = None) -> Array:
     """bool[...], true with probability ``share``."""
     return chance(_word(key, name, i, style), rate(share))

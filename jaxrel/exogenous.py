@@ -21,15 +21,16 @@ from jax import Array
 
 from jaxrel.draws import draw_choice, draw_flag, draw_real, draw_share
 from jaxrel.prior import SCMPrior
-from jaxrel.random import below, bits, log, normals, pair, row_pair, sine_turns, uniform
+from jaxrel.random import Words, below, bits, log, normals, pair, row_pair, sine_turns, uniform
 from jaxrel.registry import EXOGENOUS
 from jaxrel.style import Style
 from jaxrel.tiles import SEGMENT
 from jaxrel.traits import trait_scores
 from jaxrel.types import KNOTS
 
-__all__ = ["exogenous_rows", "interpolate", "sample_exogenous", "series", "trait_rows"]
+__all__ = ["EXOGENOUS_DRAWS", "exogenous_rows", "interpolate", "sample_exogenous", "series", "trait_rows"]
 
+EXOGENOUS_DRAWS = ("exogenous", "calendar", "by calendar", "amplitude", "period", "law", "trend power", "phase", "rho")
 _CALENDAR = (86_400, 604_800, 31_557_600)  # seconds of a day, a week, a year
 _SCORES = np.linspace(-4.0, 4.0, KNOTS).astype(np.float32)
 _PROBABILITIES = np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in _SCORES], np.float32)
@@ -71,7 +72,7 @@ def _mixture_knots() -> np.ndarray:
 
 
 def sample_exogenous(
-    key: Array, prior: SCMPrior, is_activity: Array, has_time: Array, style: Style | None = None
+    key: Array | Words, prior: SCMPrior, is_activity: Array, has_time: Array, style: Style | None = None
 ) -> dict[str, Array]:
     """Sample the exogenous law of every node (used where the node is exogenous).
 

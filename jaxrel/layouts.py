@@ -1,12 +1,13 @@
 """Random DAG layouts under jit and vmap: traced size, static capacity, and the same graph at any capacity.
 
-A layout is a function ``(key, n, words, prior) -> bool[capacity, capacity]``, ``[parent, child]``, upper triangular, nodes numbered
-topologically; ``words`` are random words u32[capacity, capacity], one a pair. Every draw is keyed by the node or pair it belongs to
-and decided by integers. The same samplers make the schema graph and the node graphs of the SCMs.
+A layout is a function ``(key, i, n, words, prior) -> bool[capacity, capacity]``, ``[parent, child]``, upper triangular, nodes numbered
+topologically; ``i`` are the numbers, i32[capacity], ``words`` random words u32[capacity, capacity], one a pair. Every draw is keyed by
+the node or pair it belongs to and decided by integers. The same samplers make the schema graph and the node graphs of the SCMs.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,14 +17,16 @@ from jax import Array
 
 from jaxrel.draws import draw_integer, draw_share, rate
 from jaxrel.prior import LayoutPrior
-from jaxrel.random import below, bits, chance, named_key, pair, row_bits, running_sum
+from jaxrel.random import Words, below, bits, chance, named_key, pair, row_bits, running_sum
 from jaxrel.registry import LAYOUTS
 
 __all__ = ["SAMPLERS", "sample_dag"]
 
 _MOST_LAYERS = 64  # the prior's bound on depth
+_OF_GRAPH = ("probability", "neighbours", "rewire", "depth", "A")  # draws of any layout, one a graph
+_OF_NODE = ("drop", "parent", "layer", "child", "cauchy", "from", "to")  # and one a node
 
-Sampler = Callable[[Array, Array, Array, LayoutPrior], Array]
+Sampler = Callable[[Array | Words, Array, Array, Array, LayoutPrior], Array]
 
 # Quantile tables of the standard logistic and Cauchy laws at 4,096 midpoints, in 2^-10, so that no transcendental decides an edge.
 _MIDPOINTS = (np.arange(4096) + 0.5) / 4096
@@ -37,7 +40,7 @@ def _upper(n: Array, capacity: int) -> Array:
     return (i[:, None] < i[None, :]) & (i[None, :] < n)
 
 
-def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def barabasi_albert(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """Preferential attachment: a star of ``attach`` rays; then each node chooses ``attach`` earlier ones in proportion to their degree.
 
     Afterwards each sink with several parents loses one of them with probability ``sink_drop``; all but the first node keep a parent.
@@ -46,7 +49,6 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     """
     most, capacity = 8, words.shape[0]
     attach = jnp.minimum(prior.attach.astype(jnp.int32), most)
-    i = jnp.arange(capacity, dtype=jnp.int32)
     up_to = (i[:, None] <= i[None, :]).astype(jnp.float32)
     luck = bits(key, i[:, None], most + jnp.arange(most, dtype=jnp.int32)[None, :])
 
@@ -72,7 +74,7 @@ def barabasi_albert(key: Array, n: Array, words: Array, prior: LayoutPrior) -> A
     return adjacency & ~((i[:, None] == which[None, :]) & drop[None, :])
 
 
-def erdos_renyi(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def erdos_renyi(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """Every ordered pair is drawn with one probability, drawn for the graph; a pair is an edge if it is drawn in either order.
 
     Reference: Erdős and Rényi (1959), G(n, p) as a directed graph, made undirected as PluRel (arXiv 2602.04029) does.
@@ -81,7 +83,7 @@ def erdos_renyi(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array
     return (drawn | drawn.T) & _upper(n, words.shape[0])
 
 
-def watts_strogatz(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def watts_strogatz(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """A ring in which each node has k neighbours on each side; then each edge's far end moves with one probability.
 
     Edges move one after another, each to a node that its near end does not yet touch, so that none is lost.
@@ -92,7 +94,7 @@ def watts_strogatz(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Ar
     ring = jnp.maximum(n, 1)
     half = jnp.minimum(draw_integer(key, "neighbours", prior.neighbours), ring // 2)
     rewire = draw_share(key, "rewire", prior.rewire)
-    i, d = jnp.arange(capacity, dtype=jnp.int32), jnp.arange(most, dtype=jnp.int32)
+    d = jnp.arange(most, dtype=jnp.int32)
     far = jnp.where((i < n)[None, :] & (d < half)[:, None], (i[None, :] + 1 + d[:, None]) % ring, -1)  # the far end of edge d of node i
     moves = chance(bits(key, i[None, :], d[:, None]), rewire) & (far >= 0)
     turns = jnp.asarray([0, 16, 8, 24, 4, 20, 12, 28], jnp.uint32)
@@ -113,24 +115,23 @@ def watts_strogatz(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Ar
     return (adjacency | adjacency.T) & _upper(n, capacity)
 
 
-def random_tree(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def random_tree(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """A uniform labelled tree, edges away from its root: node i hangs below min(U_i, i - 1), U_i uniform on the nodes.
 
     Reference: Aldous, "A random tree model associated with random graphs", 1990 (labels are exchangeable and dropped).
     """
-    i = jnp.arange(words.shape[0], dtype=jnp.int32)
     parent = jnp.minimum(below(bits(key, i, "parent"), n), i - 1)
     return (i[:, None] == parent[None, :]) & _upper(n, words.shape[0])
 
 
-def reverse_random_tree(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def reverse_random_tree(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """A uniform labelled tree, edges towards its root."""
     capacity = words.shape[0]
-    mirrored = jnp.clip(n - 1 - jnp.arange(capacity, dtype=jnp.int32), 0, capacity - 1)
-    return random_tree(key, n, words, prior)[mirrored][:, mirrored].T & _upper(n, capacity)
+    mirrored = jnp.clip(n - 1 - i, 0, capacity - 1)
+    return random_tree(key, i, n, words, prior)[mirrored][:, mirrored].T & _upper(n, capacity)
 
 
-def layered(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def layered(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """Layers of random size, fully connected one to the next, each edge dropped with one probability.
 
     Every layer has a node, the others fall into layers at random. Every node of a later layer keeps at least one parent, every node of an
@@ -138,7 +139,7 @@ def layered(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """
     depth = jnp.minimum(draw_integer(key, "depth", prior.depth), jnp.maximum(n, 1))
     capacity = words.shape[0]
-    i, levels = jnp.arange(capacity, dtype=jnp.int32), jnp.arange(_MOST_LAYERS, dtype=jnp.int32)
+    levels = jnp.arange(_MOST_LAYERS, dtype=jnp.int32)
     extra = jnp.where((depth <= i) & (i < n), below(bits(key, i, "layer"), depth), -1)
     sizes = (levels < depth).astype(jnp.int32) + jnp.sum(extra[:, None] == levels[None, :], axis=0, dtype=jnp.int32)
     ends = jnp.concatenate([jnp.zeros(2, jnp.int32), running_sum(sizes), n[None], n[None]])  # layer l lies in ends[l + 1]…ends[l + 2]
@@ -152,13 +153,13 @@ def layered(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     return kept | (adjacent & ~jnp.any(kept, axis=1)[:, None] & (i[None, :] == child[:, None]))
 
 
-def cauchy(key: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
+def cauchy(key: Array | Words, i: Array, n: Array, words: Array, prior: LayoutPrior) -> Array:
     """P(i → j) = sigmoid(A + B_i + C_j) with standard Cauchy A, B_i, C_j: hubs and isolated regions.
 
     Reference: the random Cauchy graph of TabICL (Qu et al., arXiv 2502.05564) and PluRel (arXiv 2602.04029).
     """
     capacity = words.shape[0]
-    b, c = pair(key, jnp.arange(capacity, dtype=jnp.int32), "cauchy")
+    b, c = pair(key, i, "cauchy")
     quantile = jnp.asarray(_CAUCHY)
     score = quantile[bits(key, 0, "A") >> 20] + quantile[b >> 20][:, None] + quantile[c >> 20][None, :]
     return (jnp.asarray(_LOGISTIC)[words >> 20] < score) & _upper(n, capacity)
@@ -170,10 +171,9 @@ SAMPLERS: dict[str, Sampler] = {
 assert tuple(SAMPLERS) == LAYOUTS
 
 
-def _connect(key: Array, adjacency: Array, n: Array) -> Array:
+def _connect(key: Array | Words, i: Array, adjacency: Array, n: Array) -> Array:
     """Join the components in a chain, in the order of their lowest nodes: a random node of each to a random node of the next."""
     capacity = adjacency.shape[0]
-    i = jnp.arange(capacity, dtype=jnp.int32)
     reach = (adjacency | adjacency.T | jnp.eye(capacity, dtype=bool)).astype(jnp.float32)
 
     def square(_: int, reach: Array) -> Array:
@@ -211,5 +211,7 @@ def sample_dag(key: Array, layout: Array, n: Array, capacity: int, prior: Layout
     """
     i = jnp.arange(capacity, dtype=jnp.int32)
     words = row_bits(named_key(key, "pair"), i[None, :], i[:, None])
+    ahead = Words(Words(key, _OF_GRAPH), _OF_NODE, i)
     # one layout is taken, so all may read the same words
-    return _connect(key, jax.lax.switch(layout, list(SAMPLERS.values()), key, n, words, prior), n)
+    branches = [functools.partial(sampler, ahead, i, n, words, prior) for sampler in SAMPLERS.values()]
+    return _connect(ahead, i, jax.lax.switch(layout, branches), n)

@@ -17,11 +17,11 @@ from jaxrel import struct
 from jaxrel.batching import batched
 from jaxrel.clusters import KeyTables, Rare, cluster_rows, empty_tables, halve, key_streams, key_tables
 from jaxrel.dealing import existing_rows, is_dealt
-from jaxrel.degrees import child_point, degree_laws, means_of
-from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.degrees import DEGREE_DRAWS, child_point, degree_laws, means_of
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share, tabulated
 from jaxrel.lanes import at_own, write_tile
 from jaxrel.prior import Prior
-from jaxrel.random import below, bits, chance, named_key, reduce_key, row_bits, row_pair
+from jaxrel.random import Words, below, bits, chance, named_key, reduce_key, row_bits, row_pair
 from jaxrel.schedule import schedule_tables
 from jaxrel.slots import slot_rows
 from jaxrel.tiles import Tile, tile_at, tile_count
@@ -30,6 +30,11 @@ from jaxrel.types import CLUSTERS, LEVELS, NO_ROW, NO_TABLE, STRENGTH, TILE, Cap
 
 __all__ = ["link_rows", "link_tiles", "place_links", "sample_link_laws", "sample_links"]
 
+# Draws of each foreign key that are made together.
+_OF_KEY = (
+    *("levels", "uniform", "strong", "match", "agree", "popularity law", "inactive share", "roots", "strength"),
+    *("delayed", "delay", "recent", "window"),
+)
 _NULL, _TREE = 16, 18  # lanes of a child row's words; others are those of `jaxrel.clusters` and `jaxrel.dealing`
 
 
@@ -296,9 +301,8 @@ def link_tiles(
 
 def sample_link_laws(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
     """Sample the laws of all foreign keys; ``parent_row`` is left NO_ROW everywhere."""
-    key = named_key(reduce_key(key), "links")
-    law = prior.links
-    stream = named_key(key, schema.table_id[:, None], schema.fk_id)  # [T, K, 2]
+    key, law = named_key(reduce_key(key), "links"), tabulated(prior).links
+    stream = Words(named_key(key, schema.table_id[:, None], schema.fk_id), (*_OF_KEY, *DEGREE_DRAWS))  # [T, K, 2]
     level = jnp.arange(LEVELS, dtype=jnp.int32)
     drawn = jnp.minimum(draw_integer(stream, "levels", law.levels), LEVELS)
     sizes = draw_integers(stream[:, :, None], {"parent clusters": law.clusters, "child clusters": law.clusters}, level)

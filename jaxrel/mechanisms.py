@@ -20,13 +20,14 @@ from jax import Array
 from jaxrel.draws import draw_choice, draw_integers, draw_real, draw_share
 from jaxrel.families import SAMPLERS, Drawn
 from jaxrel.prior import SCMPrior
-from jaxrel.random import Key, chance, exp, log, nearest, normals, pair, row_bits, row_pair, sine, uniform
+from jaxrel.random import Key, Words, chance, exp, log, nearest, normals, pair, row_bits, row_pair, sine, uniform
 from jaxrel.registry import ACTIVATIONS
 from jaxrel.style import Style
 from jaxrel.types import DEEPEST, Capacity, Form
 
 __all__ = [
     "ACTIVATION_TABLE",
+    "EDGE_DRAWS",
     "activate",
     "activate_one",
     "compete",
@@ -42,6 +43,7 @@ __all__ = [
 _BASIS = ("one", "x", "a", "xx", "ax", "s", "e", "se", "ee", "t", "xt", "bump", "sin", "l", "sl", "clip", "winner", "share")
 WINNER, SHARE = (2 + _BASIS.index(name) for name in ("winner", "share"))  # columns of the table
 _LOG2 = float(np.log(2.0))
+EDGE_DRAWS = ("scale law", "scale", "family", "hidden", "layers", "depth", "gain", "bias", "density")
 
 
 def _row(scale: float = 1.0, shift: float = 0.0, **weights: float) -> np.ndarray:
@@ -324,7 +326,7 @@ def hidden_weights(key: Key, layer: Array, hidden: Array, density: Array, gain: 
     return jnp.where(kept, _bell(word), 0.0) * scale, bias * _bell(row_bits(key, unit, lane + 1024))
 
 
-def _edge_scale(key: Array, prior: SCMPrior, style: Style | None) -> Array:
+def _edge_scale(key: Array | Words, prior: SCMPrior, style: Style | None) -> Array:
     """The weight of each edge, by one of the laws of `jaxrel.registry.SCALES`."""
     law = draw_choice(key, "scale law", prior.scales, style=style)
     word, sign = pair(key, 0, "scale")
@@ -340,7 +342,7 @@ def _edge_scale(key: Array, prior: SCMPrior, style: Style | None) -> Array:
     return out
 
 
-def sample_edges(key: Array, prior: SCMPrior, capacity: Capacity, style: Style | None = None) -> dict[str, Array]:
+def sample_edges(key: Array | Words, prior: SCMPrior, capacity: Capacity, style: Style | None = None) -> dict[str, Array]:
     """Sample the mechanisms of all edges.
 
     Args:

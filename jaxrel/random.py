@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from jaxrel.batching import by_platform
 __all__ = [
     "Key",
     "STREAM_VERSION",
+    "Words",
     "bits",
     "below",
     "chance",
@@ -48,6 +49,7 @@ __all__ = [
     "nearest",
     "normals",
     "pair",
+    "pairs",
     "quotient",
     "reduce_key",
     "row_bits",
@@ -162,7 +164,7 @@ def _digest(word: str) -> tuple[np.uint32, np.uint32]:
     return np.uint32(int.from_bytes(found[:4], "little")), np.uint32(int.from_bytes(found[4:8], "little"))
 
 
-def named_key(key: Array, *names: str | ArrayLike) -> Array:
+def named_key(key: Array | Words, *names: str | ArrayLike) -> Array:
     """Derive the key of a named stream.
 
     Args:
@@ -192,12 +194,56 @@ def _counter(i: ArrayLike, lane: ArrayLike | str) -> tuple[Any, Any]:
     return jnp.asarray(i).astype(jnp.uint32), word
 
 
-def pair(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
+class Words:
+    """A key with the words of some of its lanes, drawn at once: to `pair`, `pairs` and `bits` it is the key, and its words are the same.
+
+    Each draw by itself is a program of a hundred operations, and a schema or an SCM has a hundred draws. Draws that are not named, or
+    have other numbers, are made by themselves; an index takes a part of the bare key.
+    """
+
+    def __init__(self, key: Array | Words, lanes: Sequence[str], i: ArrayLike = 0) -> None:
+        """Draw ahead.
+
+        Args:
+            key: u32[..., 2]; of words that were drawn ahead, these are added to them.
+            lanes: names of the draws, all different.
+            i: i32[...], number of the draws; others are recognised by being this very object, or the same Python integer.
+        """
+        self._key: Array = key[...] if isinstance(key, Words) else key
+        self._others = key if isinstance(key, Words) else None
+        self._i, self._place = i, {lane: n for n, lane in enumerate(lanes)}
+        ids = np.array([name_id(lane) for lane in lanes], np.uint32).reshape(-1, *(1,) * max(self._key.ndim - 1, jnp.ndim(i)))
+        self._pair = pair(self._key[None], jnp.asarray(i)[None], ids)
+
+    def __getitem__(self, index: Any) -> Array:
+        return self._key[index]
+
+    def find(self, i: ArrayLike, lane: ArrayLike | str) -> tuple[Array, Array] | None:
+        """The two words of a draw, u32[...] each; None where it was not made ahead."""
+        same = i is self._i or (isinstance(i, int) and isinstance(self._i, int) and i == self._i)
+        if not same or not isinstance(lane, str) or lane not in self._place:
+            return None if self._others is None else self._others.find(i, lane)
+        first, second = (jax.lax.index_in_dim(words, self._place[lane], keepdims=False) for words in self._pair)
+        return first, second
+
+
+def pair(key: Array | Words, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> tuple[Array, Array]:
     """Two random words at (key, i, lane), each u32[...], broadcast over all three. A lane may be a word. For small arrays."""
+    if isinstance(key, Words):
+        found = key.find(i, lane)
+        return pair(key[...], i, lane) if found is None else found
     return _small(key[..., 0], key[..., 1], *_counter(i, lane))
 
 
-def bits(key: Array, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
+def pairs(key: Array | Words, i: ArrayLike, lanes: Sequence[str]) -> tuple[Array, Array]:
+    """The words of `pair` at several lanes, u32[..., lane] each."""
+    if isinstance(key, Words):
+        found = [pair(key, i, lane) for lane in lanes]
+        return jnp.stack([first for first, _ in found], axis=-1), jnp.stack([second for _, second in found], axis=-1)
+    return pair(key[..., None, :], jnp.asarray(i)[..., None], jnp.asarray([name_id(lane) for lane in lanes], jnp.uint32))
+
+
+def bits(key: Array | Words, i: ArrayLike = 0, lane: ArrayLike | str = 0) -> Array:
     """One random word at (key, i, lane), u32[...]: the first of `pair`. For small arrays."""
     return pair(key, i, lane)[0]
 

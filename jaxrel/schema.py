@@ -7,26 +7,30 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share, tabulated
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior
-from jaxrel.random import below, bits, divide, named_key, reduce_key, running_sum
+from jaxrel.random import Words, below, bits, divide, named_key, reduce_key, running_sum
 from jaxrel.registry import KINDS
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
-from jaxrel.times import sample_founders, sample_times
+from jaxrel.times import TABLE_TIME_DRAWS, sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets
 
 __all__ = ["missing_key", "sample_schema"]
 
+# Draws that are made together, of each foreign key and each column.
+_OF_KEY = ("degree law", "capped", "occupancy", "nullable", "null", "homophily")
+_OF_COLUMN = ("kind", "many", "binned", "classes", "many classes", "missing", "share")
 
-def _foreign_keys(key: Array, adjacency: Array, count: Array, prior: Prior, keys: int) -> tuple[Array, Array]:
+
+def _foreign_keys(key: Array | Words, adjacency: Array, count: Array, prior: Prior, keys: int) -> tuple[Array, Array]:
     """Key slots of every table: i32[T, K] parents, and whether all found room.
 
     Parents come in table order, then a second key to one of them, then the self-reference; at most MAX_FOREIGN_KEYS in all.
     """
     tables = adjacency.shape[0]
     t = jnp.arange(tables, dtype=jnp.int32)
-    real = t < count
+    key, real = Words(key, ("double", "again", "self"), t), t < count
     width = MAX_FOREIGN_KEYS
     position = running_sum(adjacency.T).T - 1  # slot of parent p in child c
     slot = jnp.arange(width, dtype=jnp.int32)
@@ -57,7 +61,7 @@ def _table_graph(key: Array, count: Array, prior: Prior, tables: int) -> Array:
 
 
 def _key_laws(
-    table_key: Array, fk_key: Array, fk_parent: Array, has_time: Array, is_activity: Array, rows: Array, law: SchemaPrior
+    table_key: Words, fk_key: Words, fk_parent: Array, has_time: Array, is_activity: Array, rows: Array, law: SchemaPrior
 ) -> tuple[Array, Array, Array, Array]:
     """The laws of all keys, and the rows that unique keys leave.
 
@@ -98,7 +102,7 @@ def _key_laws(
     return kind, jnp.where(unique, 0, k), unique, rows
 
 
-def _key_capacity(fk_key: Array, fk_law: Array, unique: Array, rows: Array, parents: Array, law: SchemaPrior) -> Array:
+def _key_capacity(fk_key: Words, fk_law: Array, unique: Array, rows: Array, parents: Array, law: SchemaPrior) -> Array:
     """i32[T, K]: most children of one parent row where the slot law limits them. ``parents``: i32[T, K], rows of the parent tables."""
     mean = -(-jnp.broadcast_to(rows[:, None], parents.shape) // jnp.maximum(parents, 1))
     occupancy = draw_share(fk_key, "occupancy", law.occupancy).astype(jnp.float32) * jnp.float32(2**-24)
@@ -132,10 +136,11 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         >>> 2 <= int(schema.table_count) <= tiny.capacity.tables
         True
     """
-    key = named_key(reduce_key(key), "schema")
+    key, prior = named_key(reduce_key(key), "schema"), tabulated(prior)
     law, tables, columns = prior.schema, capacity.tables, capacity.columns
     t, c = jnp.arange(tables, dtype=jnp.int32), jnp.arange(columns, dtype=jnp.int32)
-    drawn = draw_integer(key, "tables", law.tables)
+    of_all = Words(key, ("tables", "all binned"))
+    drawn = draw_integer(of_all, "tables", law.tables)
     count = jnp.minimum(drawn, tables)
     real = t < count
     adjacency = _table_graph(named_key(key, "tables"), count, prior, tables)
@@ -145,13 +150,14 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     table_key = named_key(key, "table", t)
     styles = sample_style(key, t.astype(jnp.uint32), law.style, SCHEMA_RANGES, SCHEMA_CHOICES)
     sizes = {"entity rows": law.entity_rows, "activity rows": law.activity_rows, "columns": law.columns}
-    drawn_sizes = draw_integers(table_key, sizes, style=styles.of(t))
+    of_table = Words(table_key, (*sizes, "junction", "one to one", *TABLE_TIME_DRAWS))
+    drawn_sizes = draw_integers(of_table, sizes, style=styles.of(t))
     wished = jnp.where(real, jnp.where(is_activity, drawn_sizes["activity rows"], drawn_sizes["entity rows"]), 0)
     k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
-    fk_key = named_key(table_key[:, None], "key", k[None, :])
-    times = sample_times(named_key(key, "time"), table_key, law, fk_parent, is_activity, real)
+    fk_key = Words(named_key(table_key[:, None], "key", k[None, :]), _OF_KEY)
+    times = sample_times(named_key(key, "time"), of_table, law, fk_parent, is_activity, real)
     has_time = times["has_time"]
-    fk_law, fk_owner, unique, wished = _key_laws(table_key, fk_key, fk_parent, has_time, is_activity, wished, law)
+    fk_law, fk_owner, unique, wished = _key_laws(of_table, fk_key, fk_parent, has_time, is_activity, wished, law)
     offset, _ = row_offsets(wished)
     rows = jnp.clip(wished, 0, jnp.maximum(capacity.rows - offset, 0))
     rows_fit = jnp.all(rows == wished)
@@ -160,13 +166,13 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
     wished_columns = drawn_sizes["columns"]
     column_count = jnp.where(real, jnp.minimum(wished_columns, columns), 0)
     used = c[None, :] < column_count[:, None]
-    column_key = named_key(table_key[:, None], "column", c[None, :])
+    column_key = Words(named_key(table_key[:, None], "column", c[None, :]), _OF_COLUMN)
     style = styles.of(t[:, None])
     kind_code = draw_choice(column_key, "kind", law.kinds, style=style)
     kind = jnp.asarray([Kind[name.upper()] for name in KINDS], jnp.int32)[kind_code]
     labelled = used & ((kind == Kind.CATEGORICAL) | (kind == Kind.BOOLEAN))
     many = draw_flag(column_key, "many", law.many) & (kind == Kind.CATEGORICAL)
-    binned = draw_flag(column_key, "binned", law.binned, style=style) | draw_flag(key, "all binned", law.binned_database) | many
+    binned = draw_flag(column_key, "binned", law.binned, style=style) | draw_flag(of_all, "all binned", law.binned_database) | many
     numbers = draw_integers(column_key, {"classes": law.classes, "many classes": law.many_classes}, style=style)
     wished_classes = jnp.where(many, numbers["many classes"], numbers["classes"])
     classes = jnp.where(binned, wished_classes, jnp.minimum(wished_classes, capacity.classes))
@@ -189,7 +195,7 @@ def sample_schema(key: ArrayLike, prior: Prior, capacity: Capacity) -> Schema:
         row_offset=offset,
         is_activity=is_activity,
         **times,
-        time_founders=sample_founders(table_key, law, has_time & ~is_activity, rows),
+        time_founders=sample_founders(of_table, law, has_time & ~is_activity, rows),
         column_count=column_count,
         column_id=jnp.broadcast_to(c.astype(jnp.uint32), (tables, columns)),
         column_kind=jnp.where(used, kind, 0),

@@ -20,14 +20,14 @@ from jax.typing import ArrayLike
 from jaxrel import struct
 from jaxrel.aggregates import sample_aggregates
 from jaxrel.batching import Loop, batched, fixed_loop, quick_loop
-from jaxrel.columns import sample_columns
-from jaxrel.cuts import sample_cuts
-from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate
-from jaxrel.exogenous import sample_exogenous
+from jaxrel.columns import COLUMN_DRAWS, sample_columns
+from jaxrel.cuts import CUT_DRAWS, sample_cuts
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, rate, tabulated
+from jaxrel.exogenous import EXOGENOUS_DRAWS, sample_exogenous
 from jaxrel.layouts import sample_dag
-from jaxrel.mechanisms import sample_edges
+from jaxrel.mechanisms import EDGE_DRAWS, sample_edges
 from jaxrel.prior import Prior, SCMPrior
-from jaxrel.random import below, bits, chance, divide, named_key, reduce_key, row_bits, running_sum
+from jaxrel.random import Words, below, bits, chance, divide, named_key, reduce_key, row_bits, running_sum
 from jaxrel.registry import CUTS
 from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
 from jaxrel.traits import sample_traits
@@ -50,6 +50,13 @@ from jaxrel.types import (
 __all__ = ["sample_scm"]
 
 _EDGES_AT_ONCE = 256
+# Draws that are made together: of a table, of its nodes and keys when it draws its graph, of each node, edge and column.
+_OF_TABLE = ("observed", "nodes", "layout", "summary", "aggregates")
+_OF_PLACE = ("kept parent", "late root", "favourite", "heir", "column")
+_OF_KEY = ("gathers", "export")
+_OF_NODE = ("width", "classes", "categorical", "noise", "combine", "noise law", "even", "spread", *EXOGENOUS_DRAWS)
+_OF_EDGE = ("copy", "single lane", "source lane", *EDGE_DRAWS)
+_OF_COLUMN = ("lane", *COLUMN_DRAWS, *CUT_DRAWS)
 _DAY = 86_400
 
 
@@ -69,7 +76,7 @@ class _TableGraph:
     fits: Array  # bool[]
 
 
-def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array:
+def _node_count(key: Array | Words, prior: Prior, columns: Array, style: Style) -> Array:
     """i32[]: nodes besides gathers and summary: at least the drawn number, and enough for all columns."""
     law = prior.scm
     low, high = rate(law.observed.low), rate(law.observed.high)
@@ -80,9 +87,8 @@ def _node_count(key: Array, prior: Prior, columns: Array, style: Style) -> Array
     return jnp.maximum(draw_integer(key, "nodes", law.nodes, style=style), columns + extra + law.spare.astype(jnp.int32))
 
 
-def _thin(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+def _thin(key: Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give the nodes of a large graph as many parents as those of one of ``dense`` nodes have, at random, and one at least."""
-    i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
     share = rate(jnp.minimum(divide(prior.scm.dense, jnp.maximum(n, 1).astype(jnp.float32)), 1.0))
     kept = chance(row_bits(named_key(key, "thin"), i[None, :], i[:, None]), share)
     order = jnp.cumsum(adjacency, axis=0, dtype=jnp.int32)
@@ -90,9 +96,8 @@ def _thin(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     return adjacency & (kept | favourite)
 
 
-def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+def _spread_roots(key: Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give parents to exogenous nodes beyond the allowed share: those with the highest numbers get a random earlier one."""
-    i = jnp.arange(adjacency.shape[0], dtype=jnp.int32)
     share = (rate(prior.scm.roots) >> 8).astype(jnp.int32)  # in 2^-16
     allowed = jnp.maximum((n * share) >> 16, 1)
     is_root = ~jnp.any(adjacency, axis=0) & (i < n)
@@ -101,24 +106,24 @@ def _spread_roots(key: Array, adjacency: Array, n: Array, prior: Prior) -> Array
     return adjacency | (late[None, :] & (i[:, None] == parent[None, :]))
 
 
-def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, styles: Style, table: Array) -> _TableGraph:
+def _table_graph(stream: Array, prior: Prior, capacity: Capacity, schema: Schema, styles: Style, table: Array) -> _TableGraph:
     style = styles.of(table)
     law, N = prior.scm, capacity.nodes
-    i = jnp.arange(N, dtype=jnp.int32)
+    i, k = jnp.arange(N, dtype=jnp.int32), jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
+    key = Words(Words(Words(stream, _OF_TABLE), _OF_PLACE, i), _OF_KEY, k)
     columns = schema.column_count[table]
     parents = schema.fk_parent[table]
     referenced = jnp.any((schema.fk_parent == table) & (jnp.arange(schema.fk_parent.shape[0], dtype=jnp.int32) != table)[:, None])
     wished = jnp.where(table < schema.table_count, _node_count(key, prior, columns, style), 0)
     n = jnp.minimum(wished, N)
     layout = draw_choice(key, "layout", law.layouts, style=style)
-    dag = _thin(key, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
-    dag = _spread_roots(key, dag, n, prior)
+    dag = _thin(key, i, sample_dag(named_key(key, "graph"), layout, n, N, prior.layouts), n, prior)
+    dag = _spread_roots(key, i, dag, n, prior)
     is_root = ~jnp.any(dag, axis=0) & (i < n)
     is_inner = jnp.any(dag, axis=0) & (i < n)
     roots, inner = jnp.sum(is_root, dtype=jnp.int32), jnp.sum(is_inner, dtype=jnp.int32)
 
     # gathers: of each key some exports; of a self-reference only export 0, the first mechanism
-    k = jnp.arange(capacity.foreign_keys, dtype=jnp.int32)
     is_self = parents == table
     wanted = jnp.where(parents == NO_TABLE, 0, jnp.clip(draw_integer(key, "gathers", law.gathers, k, style), 0, EXPORTS))
     wanted = jnp.where(is_self, jnp.minimum(wanted, (inner >= 2).astype(jnp.int32)), wanted)
@@ -173,7 +178,7 @@ def _table_graph(key: Array, prior: Prior, capacity: Capacity, schema: Schema, s
     adjacency = adjacency | (is_aggregate[:, None] & hears)
 
     # columns observe distinct nodes: the first three mechanisms, the others whatever comes
-    luck = bits(key, source, "column")
+    luck = bits(key, i, "column")[source]
     ranks = jnp.argsort(jnp.argsort(jnp.where(is_mechanism, luck >> 1, jnp.uint32(0xFFFFFFFF)), stable=True), stable=True)
     others = jnp.where(from_dag, (luck >> 2) + 3, jnp.uint32(0xFFFFFFFF))
     order = jnp.argsort(jnp.where(is_mechanism & (ranks < 3), ranks.astype(jnp.uint32), others), stable=True)
@@ -271,8 +276,7 @@ def _sample_edges(capacity: Capacity) -> Any:
         count: Array,
     ) -> dict[str, Array]:
         table, child, parent = (jax.lax.dynamic_slice_in_dim(x, i * size, size) for x in ends)
-        key = named_key(stream[table], child, parent)
-        style = styles.of(table)
+        key, style = Words(named_key(stream[table], child, parent), _OF_EDGE), styles.of(table)
         edges = sample_edges(key, law, capacity, style)
         copies = (kind[table, parent] == NodeKind.GATHER) & draw_flag(key, "copy", law.gather_copy)
         one_lane = draw_flag(key, "single lane", law.single_lane, style=style)
@@ -282,7 +286,7 @@ def _sample_edges(capacity: Capacity) -> Any:
         by_code = looks_up & (classes[table, parent] > 0)
         edges["edge_form"] = jnp.where(looks_up & ~by_code, Form.CELLS, edges["edge_form"])  # a real parent has no code
         lane = jnp.where(by_code, CODE_LANE, lane)
-        edges |= {"edge_key": key, "edge_lane": lane, "edge_width": jnp.where(lane == ALL_LANES, lanes, 1)}
+        edges |= {"edge_key": key[...], "edge_lane": lane, "edge_width": jnp.where(lane == ALL_LANES, lanes, 1)}
         edges["edge_layers"] = jnp.where(copies, 0, edges["edge_layers"])
         edges["misfit"] = ~edges.pop("fits")
         in_use = jnp.minimum(i * size, capacity.edges - size) + jnp.arange(size, dtype=jnp.int32) < count
@@ -325,7 +329,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
         >>> bool(scm.calibrated)
         False
     """
-    key = named_key(reduce_key(key), "scm")
+    key, prior = named_key(reduce_key(key), "scm"), tabulated(prior)
     law, T, N, W = prior.scm, capacity.tables, capacity.nodes, capacity.width
     t, i, c = (jnp.arange(size, dtype=jnp.int32) for size in (T, N, capacity.columns))
     table_key = named_key(key, "table", schema.table_id)
@@ -333,7 +337,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     style = styles.of(t[:, None])
     graph = _table_graphs(table_key, prior, capacity, schema, styles)
 
-    node_key = named_key(table_key[:, None], "node", i)
+    node_key = Words(named_key(table_key[:, None], "node", i), _OF_NODE)
     drawn = draw_integers(node_key, {"width": law.width, "classes": prior.schema.classes}, style=style)
     drawn_width = drawn["width"]
     width = jnp.clip(drawn_width, 1, W)
@@ -370,7 +374,7 @@ def sample_scm(key: ArrayLike, prior: Prior, schema: Schema, capacity: Capacity)
     fits = jnp.all(graph.fits) & edges_fit & ~jnp.any(edges.pop("misfit"))
     fits = fits & jnp.all(jnp.where(is_node, drawn_width, 0) <= W)
 
-    column_key = named_key(table_key[:, None], "column", schema.column_id)
+    column_key = Words(named_key(table_key[:, None], "column", schema.column_id), _OF_COLUMN)
     lane = below(bits(column_key, 0, "lane"), jnp.take_along_axis(width, graph.column_node, axis=1))
     shown = sample_columns(column_key, law, schema.column_kind, schema.column_count, _days(schema), style)
     cuts = sample_cuts(column_key, key, law, schema.column_binned, schema.column_classes, prior.schema.classes.high, style)

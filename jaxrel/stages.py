@@ -56,14 +56,14 @@ class Plan:
         return self.capacity.rows > HUGE
 
 
-# The stages as programs of their own: the three that decide structure run once a database on small arrays, so schema and SCM are compiled
-# without optimisation, for which a first run waits less; and a user's schema goes through the very same programs. Of an SCM of many wide
-# tables that would cost more than it saves: drawing it takes 80 ms instead of 360. Laws of links, optimised, take half a second more to
-# compile and 0.5 instead of 2 ms of every database. XLA's older emitters of fusions, gone in the course of JAX 0.11, compile in two thirds
-# of the time; what they emit for schema, laws and SCM is as fast, but slower for rows and links.
+# The stages as programs of their own, for a user's schema goes through the very same ones. The three that decide structure run once a
+# database on small arrays, and what they gain by full optimisation is less than a first run would wait for it: drawing a schema of the
+# preset default, not optimised at all, takes 1 instead of 0.3 ms, an SCM 3.5 instead of 1.1 and an SCM of many wide tables 360 instead of
+# 80. XLA's older emitters of fusions, gone in the course of JAX 0.11, compile in two thirds of the time; what they emit for schema, laws
+# and SCM is as fast, but slower for rows and links.
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
+_LITTLE = {"xla_backend_optimization_level": 1}
 _EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
-_MANY_NODES = 1024  # of all tables
 
 
 @partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED | _EMITTERS)
@@ -76,11 +76,12 @@ def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
     return dataclasses.replace(declared, key=named_key(database_key(root, index), "schema"))
 
 
+@partial(jax.jit, static_argnames="capacity", compiler_options=_LITTLE | _EMITTERS)
 def _scm(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> SCM:
     return sample_scm(database_key(root, index), prior, schema, capacity)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options={"xla_backend_optimization_level": 1} | _EMITTERS)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_LITTLE | _EMITTERS)
 def _laws(root: Array, index: Array, prior: Prior, schema: Schema, capacity: Capacity) -> Links:
     return sample_link_laws(database_key(root, index), prior, schema, dataclasses.replace(capacity, rows=TILE))  # rows are placed later
 
@@ -127,23 +128,8 @@ def _chunk(
     return stream_rows(database_key(root, index), schema, laws, scm, passing, first, count, capacity, tiles)
 
 
-_few_scm, _many_scm = (
-    jax.jit(_scm, static_argnames="capacity", compiler_options={"xla_backend_optimization_level": level} | _EMITTERS) for level in (0, 1)
-)
-
-
-def _scm_at(capacity: Capacity) -> Any:
-    return _many_scm if capacity.tables * capacity.nodes > _MANY_NODES else _few_scm
-
-
-def _whole(capacity: Capacity) -> dict[str, Any]:
-    return {"laws": _laws, "links": _links, "scm": _scm_at(capacity), "simulate": _simulate}
-
-
-def _in_passing(capacity: Capacity) -> dict[str, Any]:
-    return {"laws": _laws, "scm": _scm_at(capacity), "passing": _passing, "chunk": _chunk}
-
-
+_WHOLE = {"laws": _laws, "links": _links, "scm": _scm, "simulate": _simulate}
+_IN_PASSING = {"laws": _laws, "scm": _scm, "passing": _passing, "chunk": _chunk}
 _SHORT = 4  # tasks of a database that fills no more than this part of its row axis are drawn on as much of it
 _TRIES = 8  # tasks that are looked at for each that is wanted, most
 _STATIC = ("capacity", "tiles")
@@ -212,14 +198,14 @@ class Stages:
         plan = self._plan
         functions: dict[str, Any] = {"schema": _schema if plan.schema is None else _rekeyed}
         if not plan.may_be_huge:
-            functions |= _whole(plan.capacity)
+            functions |= _WHOLE
         known = {"root": root, "index": index, "prior": plan.prior, "declared": plan.schema}
         stages = self._compiled(plan.capacity, functions, known)
         schema = stages["schema"](root, index, plan.prior if plan.schema is None else plan.schema)
         if plan.may_be_huge:
             if is_huge(schema):
                 return self._streamed(root, index, schema)
-            stages = self._compiled(plan.capacity, _whole(plan.capacity), known | {"schema": schema})
+            stages = self._compiled(plan.capacity, _WHOLE, known | {"schema": schema})
         links = stages["links"](stages["laws"](root, index, plan.prior, schema), schema)
         scm = stages["scm"](root, index, plan.prior, schema)
         database = stages["simulate"](root, index, schema, links, scm)
@@ -246,7 +232,7 @@ class Stages:
         capacity, prior, at = resident_capacity(schema, self._plan.capacity), self._plan.prior, np.int32(0)
         tiles = step_tiles(schema, self._plan.chunk_rows // TILE)
         known = {"root": root, "index": index, "prior": prior, "schema": schema, "first": at, "count": at}
-        stages = self._compiled(capacity, _in_passing(capacity), known, tiles)
+        stages = self._compiled(capacity, _IN_PASSING, known, tiles)
         laws, scm = stages["laws"](root, index, prior, schema), stages["scm"](root, index, prior, schema)
         passing: Passing = stages["passing"](scm)
         none = jnp.zeros((0, 0), jnp.float32)

@@ -16,11 +16,15 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.draws import draw_flag, draw_integers, draw_share
 from jaxrel.prior import SchemaPrior
-from jaxrel.random import below, bits, divide, mulhi, named_key, pair, quotient, row_bits, running_sum
+from jaxrel.random import Words, below, bits, divide, mulhi, named_key, pair, quotient, row_bits, running_sum
 from jaxrel.types import BURSTS, HOURS, NO_TABLE, SLICES, Schema
 
-__all__ = ["flat_times", "moments", "rows_at", "sample_founders", "sample_times", "time_rows"]
+__all__ = ["TABLE_TIME_DRAWS", "flat_times", "moments", "rows_at", "sample_founders", "sample_times", "time_rows"]
 
+TABLE_TIME_DRAWS = (  # of each table
+    *("timed", "late", "founders", "bursts", "burst height", "trend", "trend sign", "season phase", "season"),
+    *("calendar", "depth", "profile"),
+)
 _DAY, _HOUR, _WEEK = 86_400, 3_600, 604_800
 _BITS = 32 - (SLICES.bit_length() - 1)  # bits of a position inside one slice
 _MARGIN = 16  # units of 2^-32 of the span; rounding in `_position` stays below 4
@@ -92,7 +96,7 @@ def _before(weight: Array) -> tuple[Array, Array]:
     return flat.astype(jnp.uint32), jnp.sum(rows, axis=-1, keepdims=True).astype(jnp.uint32)
 
 
-def _sample_curve(key: Array, prior: SchemaPrior, start: Array, span: Array) -> Array:
+def _sample_curve(key: Array | Words, prior: SchemaPrior, start: Array, span: Array) -> Array:
     """Cumulative intensity before each slice of each table's span, u32[T, SLICES] in 2^-32."""
     s = jnp.arange(SLICES, dtype=jnp.int32)[None, :]
     drawn = draw_integers(key, {"bursts": prior.bursts, "burst height": prior.burst_height})
@@ -114,7 +118,7 @@ def _sample_curve(key: Array, prior: SchemaPrior, start: Array, span: Array) -> 
     return _ratio(before, _divide(total))
 
 
-def _sample_week(key: Array, prior: SchemaPrior) -> Array:
+def _sample_week(key: Array | Words, prior: SchemaPrior) -> Array:
     """Even seconds before each hour of the calendar week, from Thursday on, i32[T, HOURS]."""
     depth = jnp.where(draw_flag(key, "calendar", prior.calendar), draw_share(key, "depth", prior.calendar_depth) >> 16, jnp.uint32(0))
     depth = depth.astype(jnp.int32)[:, None]  # in 1/256
@@ -125,7 +129,7 @@ def _sample_week(key: Array, prior: SchemaPrior) -> Array:
     return mulhi(share, _WEEK).astype(jnp.int32)
 
 
-def sample_founders(table_key: Array, prior: SchemaPrior, comes_into_being: Array, row_count: Array) -> Array:
+def sample_founders(table_key: Array | Words, prior: SchemaPrior, comes_into_being: Array, row_count: Array) -> Array:
     """i32[T]: rows that exist at the start of a timed referenced table, at least one; 0 for other tables.
 
     Args:
@@ -139,7 +143,7 @@ def sample_founders(table_key: Array, prior: SchemaPrior, comes_into_being: Arra
 
 
 def sample_times(
-    key: Array, table_key: Array, prior: SchemaPrior, fk_parent: Array, is_activity: Array, real: Array
+    key: Array, table_key: Array | Words, prior: SchemaPrior, fk_parent: Array, is_activity: Array, real: Array
 ) -> dict[str, Array]:
     """Sample which tables are timed, their spans and intensities.
 

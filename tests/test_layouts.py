@@ -53,7 +53,7 @@ def _plain(layout: str) -> Any:
 
     def one(key: jax.Array, prior: LayoutPrior) -> jax.Array:
         i = jnp.arange(SMALL, dtype=jnp.int32)
-        return SAMPLERS[layout](key, jnp.int32(SMALL), row_bits(named_key(key, "pair"), i[None, :], i[:, None]), prior)
+        return SAMPLERS[layout](key, i, jnp.int32(SMALL), row_bits(named_key(key, "pair"), i[None, :], i[:, None]), prior)
 
     run = jax.jit(jax.vmap(one, (0, None)))
     return lambda **leaves: np.asarray(run(KEYS, fixed(**leaves)))
@@ -101,7 +101,8 @@ def test_trees_have_one_edge_less_than_nodes(graphs: np.ndarray) -> None:
 
 def test_random_trees_are_uniform_labelled_trees() -> None:
     keys = named_key(KEYS[0], jnp.arange(4000, dtype=jnp.int32))
-    sample = jax.jit(jax.vmap(lambda key: SAMPLERS["random_tree"](key, jnp.int32(SMALL), jnp.zeros((SMALL, SMALL), jnp.uint32), PRIOR)))
+    i, none = jnp.arange(SMALL, dtype=jnp.int32), jnp.zeros((SMALL, SMALL), jnp.uint32)
+    sample = jax.jit(jax.vmap(lambda key: SAMPLERS["random_tree"](key, i, jnp.int32(SMALL), none, PRIOR)))
     degree = np.asarray(sample(keys)).astype(int)
     leaves = ((degree.sum(1) + degree.sum(2)) == 1).sum(1)
     expected = SMALL * (1 - 1 / SMALL) ** (SMALL - 2)  # each label is absent from a Prüfer sequence with this chance
