@@ -188,7 +188,7 @@ def test_arguments_out_of_range(tmp_path: Path, tiny: Any, arguments: dict[str, 
 
 
 def test_one_program_serves_every_seed_and_prior(corpus: Path, tmp_path: Path, tiny: Any) -> None:
-    all_five = (stages._schema, stages._laws, stages._links, stages._few_scm, stages._simulate)
+    all_five = (stages._schema, stages._laws, stages._links, stages._scm, stages._simulate)
     before = [stage._cache_size() for stage in all_five]
     scm = tiny.prior.scm
     other = dataclasses.replace(tiny.prior, scm=dataclasses.replace(scm, noise=dataclasses.replace(scm.noise, high=scm.noise.high * 0.5)))
