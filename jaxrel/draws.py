@@ -71,10 +71,13 @@ def _count_buckets(lows: Array, highs: Array, power: Array) -> tuple[Array, Arra
     j = jnp.arange(_BUCKETS + 1, dtype=jnp.int32)[None, :]
     root = divide((highs + 1).astype(jnp.float32), jnp.maximum(lows, 1).astype(jnp.float32))
     root = jax.lax.fori_loop(0, 6, lambda _, root: square_root(root), root)  # the 64th root
-    growth = jnp.ones_like(j, dtype=jnp.float32)
-    for bit in range(6):
-        growth = growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0))
-        root = root * root
+
+    def square(bit: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        growth, root = state
+        return growth * jnp.where((j >> bit) & 1 == 1, root, jnp.float32(1.0)), root * root
+
+    # a loop, for XLA would repeat its steps in every operator that reads the edges
+    growth, _ = jax.lax.fori_loop(0, 6, square, (jnp.ones((lows.shape[0], _BUCKETS + 1), jnp.float32), root))
     geometric = jnp.clip((jnp.maximum(lows, 1).astype(jnp.float32) * growth).astype(jnp.int32), lows, highs)
     wide = jnp.where(j == 0, lows, jnp.where(j == _BUCKETS, highs + 1, geometric))
     edges = jnp.where(highs - lows < _BUCKETS, jnp.minimum(lows + j, highs + 1), wide)

@@ -57,21 +57,19 @@ class Plan:
 
 
 # The stages as programs of their own, for a user's schema goes through the very same ones. The three that decide structure run once a
-# database on small arrays, and what they gain by full optimisation is less than a first run would wait for it: drawing a schema of the
-# preset default, not optimised at all, takes 1 instead of 0.3 ms, an SCM 3.5 instead of 1.1 and an SCM of many wide tables 360 instead of
-# 80. XLA's older emitters of fusions, gone in the course of JAX 0.11, compile in two thirds of the time; what they emit for schema, laws
-# and SCM is as fast, but slower for rows and links.
-_UNOPTIMISED = {"xla_backend_optimization_level": 0}
+# database on small arrays, and full optimisation gains less there than a first run would wait for it; without any they take three times as
+# long, an SCM of many wide tables 360 instead of 80 ms. XLA's older emitters of fusions, gone in the course of JAX 0.11, compile in two
+# thirds of the time; what they emit for schema, laws and SCM is as fast, but slower for rows and links.
 _LITTLE = {"xla_backend_optimization_level": 1}
 _EMITTERS: dict[str, str | bool | int] = {} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED | _EMITTERS)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_LITTLE | _EMITTERS)
 def _schema(root: Array, index: Array, prior: Prior, capacity: Capacity) -> Schema:
     return sample_schema(database_key(root, index), prior, capacity)
 
 
-@partial(jax.jit, compiler_options=_UNOPTIMISED)
+@partial(jax.jit, compiler_options=_LITTLE)
 def _rekeyed(root: Array, index: Array, declared: Schema) -> Schema:
     return dataclasses.replace(declared, key=named_key(database_key(root, index), "schema"))
 
@@ -107,7 +105,7 @@ def _task(root: Array, index: Array, attempt: Array, simulate: Database, totals:
     return sample_task(key, simulate, capacity, tries=1, timed=True, totals=totals)
 
 
-@partial(jax.jit, static_argnames="capacity", compiler_options=_UNOPTIMISED)
+@partial(jax.jit, static_argnames="capacity", compiler_options=_LITTLE)
 def _passing(scm: SCM, capacity: Capacity) -> Passing:
     return start_rows(scm, capacity)
 
