@@ -72,22 +72,23 @@ class _Memory:
         return cells / (time.perf_counter() - began)
 
 
-def _seconds_to_disk(databases: list[Any]) -> float:
+def _seconds_to_disk(databases: list[Any], folder: Path) -> float:
     """Median seconds that a database takes from arrays to files."""
     import jax
 
     import jaxrel
 
     seconds = []
-    with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
-        for i, db in enumerate(databases):
-            began = time.perf_counter()
-            jaxrel.write_relbench(jax.device_get(db), Path(folder) / f"bench-{i}")
-            seconds.append(time.perf_counter() - began)
+    for i, db in enumerate(databases):
+        began = time.perf_counter()
+        jaxrel.write_relbench(jax.device_get(db), folder / f"bench-{i}")
+        seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
 
-def _by_turns(memory: _Memory, threads: int, cells: int, preset: Any, start: int, databases: int) -> tuple[float, float, float]:
+def _by_turns(
+    memory: _Memory, threads: int, cells: int, preset: Any, start: int, databases: int, folder: Path
+) -> tuple[float, float, float]:
     """Cells per second of all cores in memory, and from nothing to files by `jaxrel.generate`, of the same databases, and their ratio.
 
     Five times by turns, since a shared machine changes its pace; the medians. The programs are compiled before.
@@ -95,11 +96,10 @@ def _by_turns(memory: _Memory, threads: int, cells: int, preset: Any, start: int
     import jaxrel
 
     pairs = []
-    with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
-        jaxrel.generate(preset, folder, prefix="first")
-        for i in range(5):
-            in_memory = memory.rate(threads, cells)
-            pairs.append((in_memory, jaxrel.generate(preset, folder, start=start, databases=databases, prefix=f"run{i}").cells_per_second))
+    jaxrel.generate(preset, folder, prefix="first")
+    for i in range(5):
+        in_memory = memory.rate(threads, cells)
+        pairs.append((in_memory, jaxrel.generate(preset, folder, start=start, databases=databases, prefix=f"run{i}").cells_per_second))
     ratio = statistics.median(disk / in_memory for in_memory, disk in pairs)
     return statistics.median(x for x, _ in pairs), statistics.median(x for _, x in pairs), ratio
 
@@ -134,9 +134,12 @@ def measure(
     }
     if not with_files:
         return figures
-    figures["parquet_s"] = _seconds_to_disk([memory.one(key) for key in memory.singles[:3]])
-    figures["peak_mib"] = peak_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    in_memory, to_parquet, ratio = _by_turns(memory, threads, sum(cells for _, _, cells in sizes), preset, batch, repeats * batch)
+    made, databases = sum(cells for _, _, cells in sizes), repeats * batch
+    # One folder until the end: for half a minute after files were deleted, ext4 passes by their inodes, one by one, at every new file.
+    with tempfile.TemporaryDirectory(prefix="jaxrel-bench-") as folder:
+        figures["parquet_s"] = _seconds_to_disk([memory.one(key) for key in memory.singles[:3]], Path(folder))
+        figures["peak_mib"] = peak_mib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        in_memory, to_parquet, ratio = _by_turns(memory, threads, made, preset, batch, databases, Path(folder))
     figures |= {"cells_per_s_all_cores": in_memory, "cells_per_s_to_parquet": to_parquet, "parquet_ratio": ratio}
     if with_numpy:
         from numpy_kernel import numpy_rate

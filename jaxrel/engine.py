@@ -415,7 +415,7 @@ def generate(
         with _output_folder(out), contextlib.ExitStack() as stack:
             devices, lock = own_devices(), threading.RLock()
             cores = threads or os.cpu_count() or 1
-            writers = max(1, min(4, cores // 2, len(todo)))
+            writers = min(4, (cores + 2) // 2, len(todo))  # one at least waits for the disk now and then
             # One more than cores, unless told, for while one hands over what it made, XLA's idle threads would spin beside the writers.
             computers = min(cores + (threads is None) if devices[0].platform == "cpu" else len(devices), len(todo))
             if programs is None and min(len(devices), computers) > 1:

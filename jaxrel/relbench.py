@@ -31,6 +31,7 @@ from jaxrel.types import MAX_FOREIGN_KEYS, NO_TIME, Database, Kind, NodeKind
 __all__ = ["write_plain", "write_relbench"]
 
 _GROUP = 1 << 20  # rows of a row group
+_BATCH = 1 << 16  # values that are encoded at a time: of pyarrow's 1,024, each batch's overhead is a twentieth of the writer's time
 _SAMPLE = 1 << 20  # rows of a table that its columns' statistics are taken from, most
 _YAML = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's writes the same, ten times faster
 _NO_TIME = ("2000-01-01", "2001-01-01")  # both clients want two dates, also where no table has a time; nothing is cut by them
@@ -210,7 +211,8 @@ class _Parquet:
             schema = table.schema if self._metadata is None else table.schema.with_metadata(self._metadata)
             coded = [f.name for f in schema if pa.types.is_dictionary(f.type) or pa.types.is_string(f.type)]
             numbers = {f.name: "DELTA_BINARY_PACKED" for f in schema if f.name in self._keys and pa.types.is_integer(f.type)}
-            self._file = pq.ParquetWriter(self._path, schema, use_dictionary=coded, column_encoding=numbers, compression="snappy")
+            how = {"use_dictionary": coded, "column_encoding": numbers, "compression": "snappy", "write_batch_size": _BATCH}
+            self._file = pq.ParquetWriter(self._path, schema, **how)
         self._waiting.append(table)
         self._count += table.num_rows
         while self._count >= _GROUP:
@@ -247,13 +249,11 @@ def _cuts(tables: Mapping[str, _Written]) -> tuple[str, str]:
 def _scores(db: Database, catalog: Catalog, tables: Mapping[str, _Written]) -> dict[str, dict[str, dict[str, Any]]]:
     """Statistics of every feature column, by which a pre-training task is kept or dropped; of long tables, those of `_SAMPLE` rows."""
     scores: dict[str, dict[str, dict[str, Any]]] = {}
+    node, kind = (None, None) if db.scm is None else (np.asarray(db.scm.column_node), np.asarray(db.scm.node_kind))
     for t, words in enumerate(catalog.tables):
         entry = scores[words.name] = {}
         for c, column in enumerate(words.columns):
-            source = False
-            if db.scm is not None:
-                node = int(np.asarray(db.scm.column_node)[t, c])
-                source = bool(np.asarray(db.scm.node_kind)[t, node] == NodeKind.EXOGENOUS)
+            source = node is not None and kind is not None and bool(kind[t, node[t, c]] == NodeKind.EXOGENOUS)
             entry[column.name] = {"is_source_node": source, **_statistics(tables[words.name].sample[column.name])}
         text = key_text_column(words)
         if text in tables[words.name].schema.names:
@@ -289,8 +289,11 @@ def _statistics(column: pa.ChunkedArray) -> dict[str, Any]:
         squares = weight * np.square(codes - (weight * codes).sum() / values.size)
     else:
         ordered = np.sort(values)
-        ends = np.concatenate(((-1,), (ordered[1:] != ordered[:-1]).nonzero()[0], (values.size - 1,)))  # of runs of equal values
-        distinct, most = ends.size - 1, int((ends[1:] - ends[:-1]).max())
+        new = ordered[1:] != ordered[:-1]
+        distinct, most = int(np.count_nonzero(new)) + 1, 1
+        if distinct < values.size:
+            ends = np.concatenate(((-1,), new.nonzero()[0], (values.size - 1,)))  # of runs of equal values
+            most = int((ends[1:] - ends[:-1]).max())
         squares = np.square(values - values.mean(dtype=np.float64))
     return {
         "n_unique": distinct,
