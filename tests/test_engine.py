@@ -247,11 +247,11 @@ import os, sys
 os.cpu_count = lambda: 2
 from jaxrel import engine, presets, stages
 used = set()
-get = stages.jax.device_get
-def watched(database):
+fetched = stages._fetched
+def watched(database, device):
     used.update(database.values.devices())
-    return get(database)
-stages.jax.device_get = watched
+    return fetched(database, device)
+stages._fetched = watched
 engine.generate(presets.load("tiny"), sys.argv[1], databases=4, programs=sys.argv[2])
 print(len(used))
 """

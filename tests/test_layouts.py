@@ -179,7 +179,8 @@ def test_layered_graphs_join_each_layer_to_the_next_only(depth: int) -> None:
 
 def test_components_are_joined_in_a_chain_by_random_members() -> None:
     pieces = np.kron(np.eye(4, dtype=bool), np.triu(np.ones((4, 4), bool), 1))  # four cliques of four
-    joined = np.asarray(jax.jit(jax.vmap(_connect, (0, None, None)))(KEYS, jnp.asarray(pieces), jnp.int32(SMALL)))
+    i = jnp.arange(SMALL, dtype=jnp.int32)
+    joined = np.asarray(jax.jit(jax.vmap(_connect, (0, None, None, None)))(KEYS, i, jnp.asarray(pieces), jnp.int32(SMALL)))
     added = joined & ~pieces
     assert (added.sum((1, 2)) == 3).all() and (joined & pieces == pieces).all()
     for k in range(3):

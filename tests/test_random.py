@@ -13,10 +13,12 @@ from jax import Array
 from jax.extend.random import threefry2x32_p
 from scipy import stats
 
+import jaxrel
 from jaxrel import random
-from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share
+from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share, tabulated
+from jaxrel.links import sample_link_laws
 from jaxrel.prior import Range, Weights
-from jaxrel.random import exact_quotient, exact_root
+from jaxrel.random import Words, exact_quotient, exact_root, named_key, pair, pairs
 
 KEY = jnp.asarray([0x9E3779B9, 7], jnp.uint32)
 DRAWS = 1 << 16
@@ -226,6 +228,46 @@ def test_integers_drawn_together_are_those_drawn_alone() -> None:
     for name, range_ in laws.items():
         np.testing.assert_array_equal(both[name], _integers(range_, name))
     assert abs(np.corrcoef(both["rows"], both["columns"])[0, 1]) < 5 / np.sqrt(DRAWS)
+
+
+def test_integers_of_a_tabulated_prior_are_the_same() -> None:
+    prior = jaxrel.presets.load("tiny").prior
+    laws = {"columns": prior.schema.columns, "rows": prior.schema.activity_rows}
+    known = tabulated(prior).schema
+    both = jax.jit(lambda: draw_integers(KEY, {"columns": known.columns, "rows": known.activity_rows}, INDEX))()
+    for name, range_ in laws.items():
+        np.testing.assert_array_equal(both[name], _integers(range_, name))
+
+
+def test_words_drawn_ahead_are_those_drawn_one_by_one() -> None:
+    keys, i = named_key(KEY, jnp.arange(6, dtype=jnp.int32).reshape(2, 3)), jnp.arange(3, dtype=jnp.int32)
+    words = Words(Words(keys, ("a", "b")), ("b", "c"), i)
+    for number, lane in ((0, "a"), (0, "b"), (i, "b"), (i, "c"), (0, "c"), (1, "a"), (i + 0, "b"), (i, "elsewhere"), (i, 7)):
+        for drawn, alone in zip(pair(words, number, lane), pair(keys, number, lane), strict=True):
+            np.testing.assert_array_equal(drawn, alone)
+    for drawn, alone in zip(pairs(words, i, ["c", "b"]), pairs(keys, i, ["c", "b"]), strict=True):
+        np.testing.assert_array_equal(drawn, alone)
+    np.testing.assert_array_equal(words[..., 1], keys[..., 1])
+    np.testing.assert_array_equal(named_key(words, "x"), named_key(keys, "x"))
+
+
+def _hashes(jaxpr: Any) -> int:
+    """Places of a program, and of those that it calls, at which the generator's primitive runs."""
+    inner = [y for step in jaxpr.eqns for x in step.params.values() for y in (x if isinstance(x, (tuple, list)) else (x,))]
+    inner = [getattr(x, "jaxpr", x) for x in inner]
+    return sum(step.primitive is threefry2x32_p for step in jaxpr.eqns) + sum(_hashes(x) for x in inner if hasattr(x, "eqns"))
+
+
+def test_draws_of_a_stage_are_made_together() -> None:
+    tiny = jaxrel.presets.load("tiny")
+    schema = jax.eval_shape(lambda: jaxrel.sample_schema(KEY, tiny.prior, tiny.capacity))
+    stages = {
+        "schema": (30, lambda _: jaxrel.sample_schema(KEY, tiny.prior, tiny.capacity)),
+        "links": (9, lambda schema: sample_link_laws(KEY, tiny.prior, schema, tiny.capacity)),
+        "scm": (40, lambda schema: jaxrel.sample_scm(KEY, tiny.prior, schema, tiny.capacity)),
+    }
+    for name, (most, stage) in stages.items():
+        assert 0 < _hashes(jax.make_jaxpr(stage)(schema).jaxpr) <= most, f"{name}: draws by themselves, each a program of a hundred steps"
 
 
 def test_choices_come_by_weight() -> None:
