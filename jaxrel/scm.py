@@ -87,7 +87,7 @@ def _node_count(key: Array | Words, prior: Prior, columns: Array, style: Style) 
     return jnp.maximum(draw_integer(key, "nodes", law.nodes, style=style), columns + extra + law.spare.astype(jnp.int32))
 
 
-def _thin(key: Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+def _thin(key: Array | Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give the nodes of a large graph as many parents as those of one of ``dense`` nodes have, at random, and one at least."""
     share = rate(jnp.minimum(divide(prior.scm.dense, jnp.maximum(n, 1).astype(jnp.float32)), 1.0))
     kept = chance(row_bits(named_key(key, "thin"), i[None, :], i[:, None]), share)
@@ -96,7 +96,7 @@ def _thin(key: Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Arr
     return adjacency & (kept | favourite)
 
 
-def _spread_roots(key: Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
+def _spread_roots(key: Array | Words, i: Array, adjacency: Array, n: Array, prior: Prior) -> Array:
     """Give parents to exogenous nodes beyond the allowed share: those with the highest numbers get a random earlier one."""
     share = (rate(prior.scm.roots) >> 8).astype(jnp.int32)  # in 2^-16
     allowed = jnp.maximum((n * share) >> 16, 1)

@@ -250,7 +250,7 @@ def test_what_is_not_used_changes_nothing_where_it_is_computed() -> None:
 def test_large_graphs_are_thinned_to_the_parents_of_smaller_ones() -> None:
     prior, N = small("tiny").prior, 192
     i = jnp.arange(N)
-    thin = jax.jit(lambda key, n: _thin(key, (i[:, None] < i[None, :]) & (i[None, :] < n), n, prior))
+    thin = jax.jit(lambda key, n: _thin(key, i, (i[:, None] < i[None, :]) & (i[None, :] < n), n, prior))
     few = np.asarray(thin(keys(1)[0], jnp.int32(16)))
     np.testing.assert_array_equal(few, np.triu(np.ones((N, N), bool), 1) & (np.arange(N) < 16))
     many = [np.asarray(thin(key, jnp.int32(160))) for key in keys(8)]
