@@ -23,8 +23,9 @@ from jax import Array
 
 from jaxrel.draws import draw_choice
 from jaxrel.prior import LinkPrior
-from jaxrel.random import Key, Words, below, bits, chance, divide, index_permutation, mulhi, named_key, row_pair, running_sum
+from jaxrel.random import Key, Words, below, bits, chance, index_permutation, mulhi, named_key, row_pair, running_sum
 from jaxrel.registry import DEGREES as NAMES
+from jaxrel.rounding import divide
 from jaxrel.types import DEGREES, Popularity
 
 __all__ = [

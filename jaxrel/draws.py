@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 
 from jaxrel import struct
 from jaxrel.prior import Prior, Range, Weights
-from jaxrel.random import Words, below, bits, chance, divide, mulhi, pair, pairs, running_sum, square_root, uniform
+from jaxrel.random import Words, below, bits, chance, mulhi, pair, pairs, running_sum, uniform
+from jaxrel.rounding import divide, square_root
 from jaxrel.style import Style
 
 __all__ = ["draw_choice", "draw_flag", "draw_integer", "draw_integers", "draw_real", "draw_share", "rate", "tabulated"]

@@ -10,8 +10,9 @@ from jax.typing import ArrayLike
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_share, tabulated
 from jaxrel.layouts import sample_dag
 from jaxrel.prior import Prior, SchemaPrior
-from jaxrel.random import Words, below, bits, divide, named_key, reduce_key, running_sum
+from jaxrel.random import Words, below, bits, named_key, reduce_key, running_sum
 from jaxrel.registry import KINDS
+from jaxrel.rounding import divide
 from jaxrel.style import SCHEMA_CHOICES, SCHEMA_RANGES, sample_style
 from jaxrel.times import TABLE_TIME_DRAWS, sample_founders, sample_times
 from jaxrel.types import MAX_FOREIGN_KEYS, NO_TABLE, TILE, Capacity, Kind, LinkLaw, Schema, row_offsets

@@ -27,8 +27,9 @@ from jaxrel.exogenous import EXOGENOUS_DRAWS, sample_exogenous
 from jaxrel.layouts import sample_dag
 from jaxrel.mechanisms import EDGE_DRAWS, sample_edges
 from jaxrel.prior import Prior, SCMPrior
-from jaxrel.random import Words, below, bits, chance, divide, named_key, reduce_key, row_bits, running_sum
+from jaxrel.random import Words, below, bits, chance, named_key, reduce_key, row_bits, running_sum
 from jaxrel.registry import CUTS
+from jaxrel.rounding import divide
 from jaxrel.style import SCM_CHOICES, SCM_RANGES, Style, sample_style
 from jaxrel.traits import sample_traits
 from jaxrel.types import (

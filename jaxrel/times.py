@@ -16,7 +16,8 @@ from jax import Array
 from jaxrel import struct
 from jaxrel.draws import draw_flag, draw_integers, draw_share
 from jaxrel.prior import SchemaPrior
-from jaxrel.random import Words, below, bits, divide, mulhi, named_key, pair, quotient, row_bits, running_sum
+from jaxrel.random import Words, below, bits, mulhi, named_key, pair, quotient, row_bits, running_sum
+from jaxrel.rounding import divide
 from jaxrel.types import BURSTS, HOURS, NO_TABLE, SLICES, Schema
 
 __all__ = ["TABLE_TIME_DRAWS", "flat_times", "moments", "rows_at", "sample_founders", "sample_times", "time_rows"]

@@ -18,7 +18,8 @@ from jaxrel import random
 from jaxrel.draws import draw_choice, draw_flag, draw_integer, draw_integers, draw_real, draw_share, tabulated
 from jaxrel.links import sample_link_laws
 from jaxrel.prior import Range, Weights
-from jaxrel.random import Words, exact_quotient, exact_root, named_key, pair, pairs
+from jaxrel.random import Words, named_key, pair, pairs
+from jaxrel.rounding import exact_quotient, exact_root
 
 KEY = jnp.asarray([0x9E3779B9, 7], jnp.uint32)
 DRAWS = 1 << 16
